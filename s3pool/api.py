@@ -25,10 +25,10 @@ from s3pool.session import Session, open_session
 from s3pool.streams import BLOCK_BYTES, EMPTY_STATUS, ReadStream, WriteStream, content_of_range
 from s3pool.transfer.context import TransferContext, TransferOptions
 from s3pool.transfer.digests import sha256_is_cheaper
+from s3pool.transfer.executor import BoundedExecutor, choose_workers, make_executor
 from s3pool.transfer.runner import run, run_deletes
 from s3pool.transfer.sources import SourceRules, SourceTasks
 from s3pool.transfer.tasks import DeleteTask, Outcome, Summary
-from s3pool.transfer.workers import BoundedExecutor, choose_workers, make_executor
 
 if TYPE_CHECKING:
     from s3pool.sync.job import Report

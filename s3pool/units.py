@@ -14,6 +14,7 @@ from s3pool.errors import UsageError
 KIB = 1 << 10
 MIB = 1 << 20
 GIB = 1 << 30
+NANO = 10**9  # nanoseconds in a second
 MAX_SIZE_BYTES = (1 << 63) - 1  # what off_t, and so every file and object, can hold
 
 SIZE_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")

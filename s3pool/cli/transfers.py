@@ -26,13 +26,13 @@ from s3pool.s3.client import S3Client
 from s3pool.s3.requests import choose_part_size
 from s3pool.transfer.context import Progress, TransferContext, TransferOptions
 from s3pool.transfer.digests import ALGORITHMS, sha256_is_cheaper
+from s3pool.transfer.executor import BoundedExecutor, choose_workers, make_executor
 from s3pool.transfer.part_file import SHARDS_APART_S
 from s3pool.transfer.resume import Leftovers, Unfinished, make_sweep
 from s3pool.transfer.runner import run as run_tasks
 from s3pool.transfer.runner import run_deletes
 from s3pool.transfer.tasks import DeleteTask, Outcome, Problem, Summary
 from s3pool.transfer.walk import LINK_RULES, LINKS_FILES
-from s3pool.transfer.workers import BoundedExecutor, choose_workers, make_executor
 
 T = TypeVar("T")
 

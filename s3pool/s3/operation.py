@@ -2,7 +2,7 @@
 
 A method of the client, or a transfer, is written as *steps*: a generator that yields operations
 and gets their results. ``block_on`` runs steps in this thread. A window runs the steps of many
-transfers in one thread (see transfer/window).
+transfers in one thread (see transfer/flow).
 """
 
 from __future__ import annotations

@@ -36,9 +36,9 @@ from s3pool.speedtest.measure import (
     total_of,
 )
 from s3pool.transfer.context import TransferContext
+from s3pool.transfer.executor import BoundedExecutor
 from s3pool.transfer.runner import run_deletes
 from s3pool.transfer.tasks import DeleteTask, Outcome
-from s3pool.transfer.workers import BoundedExecutor
 
 UPLOAD, DOWNLOAD, LIST, DELETE = PHASES = ("upload", "download", "list", "delete")
 MARK = ".s3pool-speedtest-"  # begins the name of every prefix of ours

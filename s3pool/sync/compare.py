@@ -12,6 +12,7 @@ from s3pool.location import name_bytes
 from s3pool.model import parse_iso_time
 from s3pool.record import dataclass
 from s3pool.transfer.walk import path_below
+from s3pool.units import NANO
 
 if TYPE_CHECKING:
     from s3pool.filters import ObjectFilter
@@ -20,7 +21,6 @@ UPLOAD = "upload"
 DOWNLOAD = "download"
 COPY = "copy"
 
-NANO = 10**9
 TOLERANCE_NS = 2 * NANO  # of two clocks, and of servers that cut Last-Modified to seconds
 
 

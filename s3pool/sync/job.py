@@ -21,7 +21,7 @@ from s3pool.transfer.walk import LINKS_FILES
 if TYPE_CHECKING:
     from s3pool.location import S3Path
     from s3pool.s3.client import S3Client
-    from s3pool.transfer.workers import BoundedExecutor
+    from s3pool.transfer.executor import BoundedExecutor
 
 ASKED_AT_ONCE = 8  # changed names, each with a request of its own
 FREE_OBJECTS = 100  # a share of so few says nothing

@@ -21,7 +21,6 @@ from s3pool.s3.requests import iter_ranges
 from s3pool.sync.compare import (
     DOWNLOAD,
     LEAVE,
-    NANO,
     NOTHING,
     TOLERANCE_NS,
     UPLOAD,
@@ -33,7 +32,7 @@ from s3pool.sync.compare import (
 )
 from s3pool.sync.journal import AS_IT_IS, Identity
 from s3pool.sync.pair import SyncPair
-from s3pool.transfer import attributes as stored
+from s3pool.transfer import metadata as stored
 from s3pool.transfer.digests import (
     ServerChecksum,
     certain_part_size,
@@ -46,6 +45,7 @@ from s3pool.transfer.digests import (
 )
 from s3pool.transfer.safe_path import directory_below, read_file, split_relative
 from s3pool.transfer.tasks import DownloadTask, FileStamp, Item, Task
+from s3pool.units import NANO
 
 if TYPE_CHECKING:
     from s3pool.transfer.context import TransferContext
@@ -53,7 +53,6 @@ if TYPE_CHECKING:
 IN_SYNC = "the target has it already"
 WAITS = "what is in its way is to be deleted first"
 MAX_WAITING = 10_000  # tasks that are kept; what is beyond them fails
-STORED_TOLERANCE_NS = 1000  # a float in somebody's metadata keeps no more than microseconds
 COARSEST_MTIME_NS = 2 * NANO  # of file systems in use (FAT)
 NO_PARTS = 0  # the part size of an object that was stored in one piece
 
@@ -165,10 +164,10 @@ class ContentComparer:
     def _has_same_time(self, look: Look, target: Entry) -> bool:
         if self._route.direction == UPLOAD:
             head = self._head_of(look.source)
-            return head is not None and _is_close(_stored_time(head), look.source.mtime_ns)
+            return head is not None and _is_close(stored.stored_time(head), look.source.mtime_ns)
         place = self._route.source.join(look.source.name)
         source = self._source.head_object(place.bucket, place.key, version_id=look.source.version_id)
-        ours = _stored_time(source)
+        ours = stored.stored_time(source)
         if self._route.direction == DOWNLOAD:
             if ours is None and not math.isnan(source.mtime):
                 ours = round(source.mtime) * NANO  # as a download sets it
@@ -176,7 +175,7 @@ class ContentComparer:
         other = self._head_of(target, of_target=True)
         if other is None:
             return False
-        theirs = _stored_time(other)
+        theirs = stored.stored_time(other)
         if ours is None and theirs is None:
             return source.mtime * NANO <= other.mtime * NANO + TOLERANCE_NS
         return _is_close(ours, theirs)
@@ -214,10 +213,6 @@ def _as_told(fd: int, size: int, told: ServerChecksum, etag: str) -> dict[int, s
     return {AS_IT_IS: etag} if hasher.digest() == told.digest else {}
 
 
-def _stored_time(head: ObjectHead) -> int | None:
-    return stored.parse_mtime(head.metadata.get(stored.MTIME, ""))
-
-
 def _has_local_time(local: Entry, time_ns: int | None) -> bool:
     """Return whether a file has the time of its object, as well as its file system can keep that."""
     if time_ns is None or local.mtime_ns is None or _is_close(time_ns, local.mtime_ns):
@@ -233,7 +228,7 @@ def _has_local_time(local: Entry, time_ns: int | None) -> bool:
 
 
 def _is_close(time_ns: int | None, other_ns: int | None) -> bool:
-    return time_ns is not None and other_ns is not None and abs(time_ns - other_ns) <= STORED_TOLERANCE_NS
+    return time_ns is not None and other_ns is not None and abs(time_ns - other_ns) <= stored.STORED_TOLERANCE_NS
 
 
 # -- what is in the way --------------------------------------------------------------------

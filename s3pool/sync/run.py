@@ -14,7 +14,8 @@ from s3pool.dialect import HIDES_BELOW
 from s3pool.errors import NotFoundError
 from s3pool.filters import WHOLE, NameRange, Names
 from s3pool.location import name_bytes
-from s3pool.sync.compare import DOWNLOAD, NANO, UPLOAD, Batch, Entry, Record, may_change_unseen
+from s3pool.shard import WHOLE, NameRange
+from s3pool.sync.compare import DOWNLOAD, UPLOAD, Batch, Entry, Record, may_change_unseen
 from s3pool.sync.job import ALL_NAMES, Partners, Report, Situation, SyncOptions, why_hold_back
 from s3pool.sync.journal import AS_IT_IS, Journal
 from s3pool.sync.pair import lock_pair
@@ -38,6 +39,7 @@ from s3pool.transfer.tasks import (
     UploadTask,
 )
 from s3pool.transfer.walk import EVERYTHING, LocalFiles, Walk
+from s3pool.units import NANO
 
 if TYPE_CHECKING:
     from s3pool.location import S3Path

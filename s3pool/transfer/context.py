@@ -13,24 +13,25 @@ from s3pool.body import READ_BLOCK_BYTES, FileSlice, Sink
 from s3pool.dialect import CHECKSUM_ALGORITHM
 from s3pool.errors import NotFoundError, S3PoolError, StoppedError
 from s3pool.hashing import CHEAP, has_machine_code
-from s3pool.model import ByteRange, ObjectAttributes, ObjectHead, parse_iso_time
+from s3pool.model import ByteRange, ObjectAttributes, parse_iso_time
 from s3pool.record import dataclass
 from s3pool.s3.operation import Steps
 from s3pool.s3.requests import MAX_SINGLE_PUT_BYTES, MIB
 from s3pool.s3.responses import UNKNOWN, Known
-from s3pool.transfer.attributes import MTIME, NANO, FileHeaders, parse_mtime
 from s3pool.transfer.digests import BodyDigests, digest_bytes
+from s3pool.transfer.executor import BoundedExecutor
+from s3pool.transfer.metadata import STORED_TOLERANCE_NS, FileHeaders, mtime_of
 from s3pool.transfer.object_reader import ObjectReader, Source
 from s3pool.transfer.part_file import PartRegistry
 from s3pool.transfer.safe_path import LastDirectory, SourceFiles, stat_below
 from s3pool.transfer.tasks import CopyTask, DownloadTask, UploadTask
-from s3pool.transfer.workers import BoundedExecutor
+from s3pool.units import NANO
 
 if TYPE_CHECKING:
     from s3pool.s3.client import S3Client
-    from s3pool.transfer.attributes import NotKept
     from s3pool.transfer.resume import Unfinished
     from s3pool.transfer.tasks import Task
+    from s3pool.transfer.walk import NotKept
 
 logger = logging.getLogger(__name__)
 
@@ -174,6 +175,7 @@ class TransferContext:
         self.source = source or self
         self.is_cross_pool = source is not None  # but for one of the same pool, whose requests have another key
         self.options = options or TransferOptions()
+        self.is_conditional = self.options.no_clobber or self.options.update  # the target is missing or older
         self.executor = executor or BoundedExecutor(0)
         self.progress = progress or Progress()
         self.parts = PartRegistry()
@@ -211,11 +213,6 @@ class TransferContext:
         """
         is_told = self.options.part_workers > 0
         self.executor.share(work, parts, limit=limit or self.part_workers, bulky=bulky and not is_told)
-
-    @property
-    def is_conditional(self) -> bool:
-        """Whether a transfer is made only when its target is missing or older."""
-        return self.options.no_clobber or self.options.update
 
     def check_stop(self) -> None:
         """End this transfer when the run is to end. Raises StoppedError: it is."""
@@ -289,7 +286,6 @@ def _abort_each(aborts: list[Callable[[], object]]) -> None:
 
 EXISTS = "it exists"
 NOT_NEWER = "the source is not newer"
-MTIME_TOLERANCE_NS = 1000  # a float in somebody's metadata keeps no more than microseconds
 
 
 def why_skip(task: UploadTask | DownloadTask | CopyTask, context: TransferContext, mtime_ns: int = 0) -> Steps[str]:
@@ -307,7 +303,7 @@ def why_skip(task: UploadTask | DownloadTask | CopyTask, context: TransferContex
     if context.options.no_clobber:
         return EXISTS
     if isinstance(task, UploadTask):
-        return "" if mtime_ns > mtime_of(target) + MTIME_TOLERANCE_NS else NOT_NEWER
+        return "" if mtime_ns > mtime_of(target) + STORED_TOLERANCE_NS else NOT_NEWER
     modified, place = task.last_modified, (task.source_bucket, task.source_key)
     if not modified:
         source = yield from context.source.client.head_object.steps(*place, version_id=task.version_id)
@@ -326,10 +322,4 @@ def _why_skip_download(task: DownloadTask, context: TransferContext) -> Steps[st
     if task.last_modified and parse_iso_time(task.last_modified) * NANO <= local.st_mtime_ns:
         return NOT_NEWER
     head = yield from context.client.head_object.steps(task.bucket, task.key, version_id=task.version_id)
-    return "" if mtime_of(head) > local.st_mtime_ns + MTIME_TOLERANCE_NS else NOT_NEWER
-
-
-def mtime_of(head: ObjectHead) -> float:
-    """Return the stored modification time in nanoseconds, else Last-Modified; NaN where that is no time."""
-    told = parse_mtime(head.metadata.get(MTIME, ""))
-    return told if told is not None else parse_iso_time(head.last_modified) * NANO
+    return "" if mtime_of(head) > local.st_mtime_ns + STORED_TOLERANCE_NS else NOT_NEWER

@@ -23,7 +23,6 @@ from s3pool.s3.documents import PutResult
 from s3pool.s3.exchange import Steps, block_on, in_worker
 from s3pool.s3.part_sizes import MIB, choose_part_size, iter_part_ranges, may_cut
 from s3pool.s3.responses import Known, head_of
-from s3pool.transfer.attributes import TAG_COUNT, kept_by_request, merge_for_copy, tags_of_source
 from s3pool.transfer.context import EXISTS, NO_ATTRIBUTES, Meter, TransferContext, why_skip
 from s3pool.transfer.digests import (
     PART_SIZE,
@@ -41,6 +40,7 @@ from s3pool.transfer.digests import (
     is_md5_etag,
     server_checksum,
 )
+from s3pool.transfer.metadata import TAG_COUNT, kept_by_request, merge_for_copy, tags_of_source
 from s3pool.transfer.multipart import MultipartUpload, retry_if_held
 from s3pool.transfer.object_reader import Source
 from s3pool.transfer.resume import fingerprint_of

@@ -13,7 +13,7 @@ from s3pool.model import ByteRange, Response
 from s3pool.s3.operation import Steps, block_on, in_worker
 from s3pool.s3.requests import MIB, NO_HEADERS, iter_ranges
 from s3pool.s3.responses import Known, etag_of, head_of, metadata_of
-from s3pool.transfer import attributes as stored
+from s3pool.transfer import metadata as stored
 from s3pool.transfer.context import EXISTS, why_skip
 from s3pool.transfer.digests import (
     Digests,

@@ -14,7 +14,6 @@ from s3pool.errors import IntegrityError, NotFoundError, S3Error, S3PoolError, T
 from s3pool.hashing import CHEAP, has_machine_code, new_hasher
 from s3pool.location import S3Path
 from s3pool.model import ByteRange, ObjectAttributes, ObjectHead
-from s3pool.transfer.attributes import TAG_COUNT
 from s3pool.transfer.digests import (
     COMPOSITE_ETAG,
     algorithm_header,
@@ -23,6 +22,7 @@ from s3pool.transfer.digests import (
     digest_body,
     type_header,
 )
+from s3pool.transfer.metadata import TAG_COUNT
 from s3pool.transfer.resume import ANNOUNCED, abort_announced, announcement, may_go_on
 from s3pool.transfer.tasks import Done
 

@@ -25,6 +25,7 @@ from s3pool.s3.part_sizes import MAX_KEYS
 from s3pool.s3.responses import error_of_failure
 from s3pool.transfer.context import TransferContext, why_skip
 from s3pool.transfer.download import download
+from s3pool.transfer.flow import Flow, TransferWindow
 from s3pool.transfer.safe_path import remove_file
 from s3pool.transfer.tasks import (
     ARCHIVED,
@@ -47,7 +48,6 @@ from s3pool.transfer.tasks import (
     kind_of,
 )
 from s3pool.transfer.upload import mtime_of_file, upload
-from s3pool.transfer.window import Flow, TransferWindow
 
 if TYPE_CHECKING:
     from s3pool.s3.client import S3Client

@@ -18,13 +18,14 @@ from s3pool.s3.list_all import list_objects
 from s3pool.transfer.safe_path import KeyMapper, local_error, split_relative
 from s3pool.transfer.tasks import CopyTask, DownloadTask, Item, Problem, UploadTask, copy_of, download_of
 from s3pool.transfer.walk import EVERYTHING, LINKS_FILES, LINKS_FOLLOW, NO_FILTER, Unusable, Walk
+from s3pool.units import NANO
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Callable
 
     from s3pool.s3.client import S3Client
-    from s3pool.transfer.attributes import NotKept
+    from s3pool.transfer.walk import NotKept
 
 
 Place = S3Path | LocalPath
@@ -235,7 +236,7 @@ class SourceTasks:
             for found in walk:
                 if isinstance(found, Unusable):
                     yield Problem(found.path, found.error, f"s3/{bucket}/{prefix}{found.relative}", op="upload")
-                elif self._rules.facts.admits(found.size, found.mtime_ns / 1e9):
+                elif self._rules.facts.admits(found.size, found.mtime_ns / NANO):
                     yield UploadTask(found.path, bucket, prefix + found.relative, found.size, root=root)
         elif self._admits_named(source.base_name) and self._rules.facts.admits(facts.st_size, facts.st_mtime):
             place = dest_for(source, self._target)

@@ -15,16 +15,17 @@ from s3pool.dialect import OWN_ETAGS
 from s3pool.errors import IntegrityError, PreconditionError, RefusedError, StoppedError
 from s3pool.model import ByteRange, ObjectAttributes
 from s3pool.record import replace
-from s3pool.s3.operation import Steps, block_on, in_worker
-from s3pool.s3.requests import MAX_OBJECT_BYTES, MAX_PARTS, MIB, choose_part_size, iter_part_ranges
-from s3pool.s3.responses import PutResult
-from s3pool.transfer.attributes import DIRECTORY_TYPE, NotKept, for_file, guess_content_type
+from s3pool.s3.documents import PutResult
+from s3pool.s3.exchange import Steps, block_on, in_worker
+from s3pool.s3.part_sizes import MAX_OBJECT_BYTES, MAX_PARTS, MIB, choose_part_size, iter_part_ranges
 from s3pool.transfer.context import EXISTS, NULL_METER, Meter, MeteredSlice, TransferContext, why_skip
 from s3pool.transfer.digests import PART_SIZE, BodyDigests, algorithm_header, check_stored, digest_body, digest_bytes
+from s3pool.transfer.metadata import for_file, guess_content_type
 from s3pool.transfer.multipart import MultipartUpload, retry_if_held
 from s3pool.transfer.resume import fingerprint_of
 from s3pool.transfer.safe_path import local_error
 from s3pool.transfer.tasks import IN_WINDOW_BYTES, Done, FileStamp, UploadTask
+from s3pool.transfer.walk import DIRECTORY_TYPE, NotKept
 
 STREAM_PART_BYTES = 8 * MIB  # of the first parts: each is held in memory until it is stored
 # From which part on the parts have at least which size: 10,000 parts then hold 5 TiB, whatever
@@ -227,7 +228,8 @@ def _upload_once(task: UploadTask, context: TransferContext) -> Steps[Done]:
     finally:
         os.close(source.fd)
     # Nothing is open while the answer is waited for: there may be hundreds of such uploads.
-    done = yield from _put(task, BytesBody(content), context, headers, context.digest(content), facts=source.facts)
+    digests = digest_bytes(content, sign_payload=context.options.sign_payload, checksum=context.options.checksum)
+    done = yield from _put(task, BytesBody(content), context, headers, digests, facts=source.facts)
     context.progress.whole(done.size)
     return done
 

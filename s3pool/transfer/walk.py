@@ -1,21 +1,25 @@
-"""The files below a local directory, in the byte order of the keys they become."""
+"""The files below a local directory, in the byte order of the keys they become, and what no key can hold of them."""
 
 from __future__ import annotations
 
 import os
 import stat
 import sys
+import threading
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from itertools import compress
 from typing import NamedTuple
 
 from s3pool.errors import LocalFileError, RefusedError, S3PoolError
-from s3pool.filters import NameFilter, NameRange, Names, takes_all
-from s3pool.location import name_bytes
+from s3pool.filters import NameFilter, Names, takes_all
+from s3pool.location import S3Path, name_bytes
 from s3pool.record import dataclass
+from s3pool.shard import NameRange
+from s3pool.transfer.metadata import stored_mode
 from s3pool.transfer.safe_path import PART_PREFIX, is_part_name, local_error
+from s3pool.transfer.tasks import UploadTask
 
 LINKS_FILES = "files"  # links to files are followed, links to directories are reported
 LINKS_FOLLOW = "follow"  # both are followed, loops are reported
@@ -30,6 +34,21 @@ EVERYTHING = NameRange()
 FILES_AT_ONCE = 1000  # looked at together, as many as a page of a listing has
 FIRST_PART_NAME = PART_PREFIX.encode()
 REGULAR = {stat.S_IFREG}
+LINKS = "links"
+SKIPPED_LINKS = "skipped_links"
+HARD_LINKS = "hard_links"
+ATTRIBUTES = "attributes"
+DIRECTORIES = "directories"
+# In the words of a summary, for one and for many.
+WORDS = {
+    LINKS: ("symbolic link (stored as the file)", "symbolic links (stored as the files)"),
+    SKIPPED_LINKS: ("skipped symbolic link", "skipped symbolic links"),
+    HARD_LINKS: ("hard link (stored as a file)", "hard links (stored as files)"),
+    ATTRIBUTES: ("file's extended attributes", "files' extended attributes"),
+    DIRECTORIES: ("empty directory", "empty directories"),
+}
+MAX_DIRECTORIES = 100_000  # remembered until the end of a run; more are counted
+DIRECTORY_TYPE = "application/x-directory"  # as s3cmd, rclone and AWS's console store them
 
 
 class LocalFile(NamedTuple):
@@ -268,3 +287,64 @@ def _decode(name: bytes) -> str:
 def _kind(mode: int) -> str:
     kinds = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
     return kinds.get(stat.S_IFMT(mode), "no regular file")
+
+
+# -- what is not kept -----------------------------------------------------------------------
+
+
+class NotKept:
+    """What objects cannot hold of a run's files: counts, and the empty directories that are to be stored at its end.
+
+    For many threads.
+    """
+
+    def __init__(self) -> None:
+        # Guards the counts: workers add to them.
+        self._lock = threading.Lock()
+        self.counts = dict.fromkeys(WORDS, 0)
+        self.directories: list[UploadTask] = []
+
+    def count(self, kind: str) -> None:
+        """Count one more."""
+        with self._lock:
+            self.counts[kind] += 1
+
+    def teller(self, root: str, target: S3Path) -> Callable[[str, bytes], object]:
+        """Return what a walk tells of what it leaves out; an empty directory is stored below the target."""
+
+        def tell(kind: str, relative: bytes) -> None:
+            if kind == LINK:
+                self.count(SKIPPED_LINKS)
+            elif len(self.directories) >= MAX_DIRECTORIES:
+                self.count(DIRECTORIES)
+            else:
+                path, key = os.path.join(root, os.fsdecode(relative)), relative.decode("utf-8", "surrogateescape")
+                self.directories.append(UploadTask(path, target.bucket, target.tree_prefix + key))
+
+        return tell
+
+    def look_at_file(self, fd: int, path: str) -> None:
+        """Count what a file that is sent has beside its bytes."""
+        if os.fstat(fd).st_nlink > 1:
+            self.count(HARD_LINKS)
+        if os.path.islink(path):
+            self.count(LINKS)
+        try:
+            names = os.listxattr(fd)
+        except (OSError, AttributeError):
+            return
+        if any(name.startswith("user.") for name in names):
+            self.count(ATTRIBUTES)
+
+    def look_at_object(self, metadata: dict[str, str]) -> None:
+        """Count an object that another program stored for a link."""
+        mode = stored_mode(metadata)
+        if mode is not None and stat.S_ISLNK(mode):
+            self.count(LINKS)
+
+
+def words_of(counts: Mapping[str, int]) -> Iterator[str]:
+    """Yield what was not kept, for people."""
+    for kind, (one, many) in WORDS.items():
+        if number := counts[kind]:
+            yield f"{number} {one if number == 1 else many}"

@@ -31,7 +31,7 @@ PRYING = frozenset(
         "unit/transfer/test_cross_pool_copy.py",
         "unit/transfer/test_checksums.py",
         "unit/transfer/test_key_mapper.py",
-        "unit/transfer/test_workers.py",
+        "unit/transfer/test_executor.py",
     )
 )
 

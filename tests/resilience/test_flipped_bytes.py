@@ -19,8 +19,8 @@ from s3pool.config.load import load_config
 from s3pool.errors import S3Error
 from s3pool.session import open_session
 from s3pool.transfer.context import TransferContext, TransferOptions
+from s3pool.transfer.executor import BoundedExecutor
 from s3pool.transfer.tasks import UploadTask
-from s3pool.transfer.workers import BoundedExecutor
 from tests.support.fake_s3 import MIB, Call, CutXml, FakeS3, FlipByte, FlipStored
 from tests.support.fake_s3.wire import Exchange, flip
 from tests.support.relay import Relay

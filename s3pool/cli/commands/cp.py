@@ -22,16 +22,16 @@ from s3pool.errors import NotFoundError, S3Error, UsageError
 from s3pool.filters import NameFilter
 from s3pool.location import LocalPath, Location, S3Path, StdStream, dest_for, has_glob
 from s3pool.s3.list_all import past_object
-from s3pool.transfer.attributes import NotKept
 from s3pool.transfer.context import TransferContext
 from s3pool.transfer.download import download_to
+from s3pool.transfer.executor import BoundedExecutor
 from s3pool.transfer.object_reader import Source
 from s3pool.transfer.runner import run as run_tasks
 from s3pool.transfer.safe_path import local_error, write_special
 from s3pool.transfer.sources import SourceRules, SourceTasks
 from s3pool.transfer.tasks import DONE, SKIPPED, Done, DownloadTask, Outcome, Problem, Summary, UploadTask
 from s3pool.transfer.upload import upload_stream
-from s3pool.transfer.workers import BoundedExecutor
+from s3pool.transfer.walk import NotKept
 
 STDIN_NAMES = ("/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")
 STDOUT_NAMES = ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")

@@ -21,10 +21,10 @@ from s3pool.s3.list_all import list_pages
 from s3pool.sync.compare import Batch, Entry, merge
 from s3pool.sync.scan import Ahead, LocalSource, RemoteTree
 from s3pool.sync.verdict import DIFFERENT, ONLY_FIRST, ONLY_SECOND, SAME, UNKNOWN, PairComparer, Side, Verdict
+from s3pool.transfer.flow import Flow
 from s3pool.transfer.safe_path import local_error
 from s3pool.transfer.tasks import Problem
 from s3pool.transfer.walk import LINK_RULES, LINKS_FILES
-from s3pool.transfer.window import Flow
 
 EXAMPLES = ("diff /var/lib/app s3/backup/app", "diff s3/photos s3/photos --source-profile old")
 

@@ -24,12 +24,12 @@ from s3pool.location import LocalPath, S3Path, dest_for, has_glob
 from s3pool.model import ObjectInfo
 from s3pool.record import replace
 from s3pool.transfer.context import TransferContext, TransferOptions
+from s3pool.transfer.executor import BoundedExecutor
 from s3pool.transfer.runner import run as run_tasks
 from s3pool.transfer.runner import run_deletes
 from s3pool.transfer.safe_path import local_error
 from s3pool.transfer.sources import task_for_file, task_for_object
 from s3pool.transfer.tasks import NOT_STARTED, UNKNOWN_SIZE, DeleteTask, Item, Outcome, Summary
-from s3pool.transfer.workers import BoundedExecutor
 from s3pool.units import format_duration, format_size, word_set
 
 EXAMPLES = ("run commands.txt", "run - < commands.txt")

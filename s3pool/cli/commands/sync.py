@@ -27,11 +27,11 @@ from s3pool.sync.compare import COPY, UPLOAD
 from s3pool.sync.job import ChangedNames, ListedNames, Report, Situation, SyncOptions, parse_max_delete
 from s3pool.sync.pair import SyncPair, check_apart, choose_pair, lock_pair, paths_for
 from s3pool.sync.run import Sync
-from s3pool.transfer.attributes import NotKept
 from s3pool.transfer.context import TransferContext
 from s3pool.transfer.digests import ALGORITHMS
 from s3pool.transfer.resume import pool_of, state_directory
 from s3pool.transfer.tasks import Outcome
+from s3pool.transfer.walk import NotKept
 from s3pool.units import format_duration, format_size
 
 if TYPE_CHECKING:

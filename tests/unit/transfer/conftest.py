@@ -11,7 +11,7 @@ import pytest
 from s3pool.config.load import load_config
 from s3pool.session import Session, open_session
 from s3pool.transfer.context import TransferContext, TransferOptions
-from s3pool.transfer.workers import BoundedExecutor
+from s3pool.transfer.executor import BoundedExecutor
 from tests.support.fake_s3 import FakeS3, Quirks
 
 BUCKET = "b"

@@ -11,6 +11,7 @@ from s3pool.errors import LocalFileError, NoEndpointError, RefusedError, S3Error
 from s3pool.interrupts import signals_raise
 from s3pool.transfer import runner
 from s3pool.transfer.context import TransferContext
+from s3pool.transfer.flow import SMALL_ITEMS_PER_WORKER
 from s3pool.transfer.runner import perform, run, run_deletes
 from s3pool.transfer.tasks import (
     DONE,
@@ -27,7 +28,6 @@ from s3pool.transfer.tasks import (
     Summary,
     UploadTask,
 )
-from s3pool.transfer.window import SMALL_ITEMS_PER_WORKER
 from tests.support.fake_s3 import Answer, Call, FakeS3
 
 ContextFactory = Callable[..., TransferContext]

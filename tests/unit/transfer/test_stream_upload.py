@@ -10,8 +10,8 @@ import pytest
 from s3pool.errors import LocalFileError, RefusedError, StoppedError
 from s3pool.s3.requests import MAX_OBJECT_BYTES, MAX_PART_BYTES, MAX_PARTS, MIB, MIN_PART_BYTES
 from s3pool.transfer import upload
+from s3pool.transfer.executor import BoundedExecutor
 from s3pool.transfer.upload import StreamUpload, part_size_at, upload_stream
-from s3pool.transfer.workers import BoundedExecutor
 from tests.support.fake_s3 import Call, FakeS3
 from tests.unit.transfer.conftest import ContextFactory
 

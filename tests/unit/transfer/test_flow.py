@@ -18,9 +18,11 @@ from s3pool.pool import window as pool_window
 from s3pool.record import replace
 from s3pool.s3.signing import Signer
 from s3pool.session import open_session
-from s3pool.transfer import runner, window
+from s3pool.transfer import flow, runner
 from s3pool.transfer.context import TransferContext
 from s3pool.transfer.digests import composite_etag
+from s3pool.transfer.executor import BoundedExecutor
+from s3pool.transfer.flow import MOST_THREADS, TransferWindow
 from s3pool.transfer.runner import run
 from s3pool.transfer.tasks import (
     DONE,
@@ -34,8 +36,6 @@ from s3pool.transfer.tasks import (
     Outcome,
     UploadTask,
 )
-from s3pool.transfer.window import MOST_THREADS, TransferWindow
-from s3pool.transfer.workers import BoundedExecutor
 from tests.support.fake_s3 import CutBody, FakeS3, FlipByte, Reset, internal_error
 
 ContextFactory = Callable[..., TransferContext]
@@ -316,9 +316,9 @@ def test_thread_that_is_held_up_gets_others_beside_it(
     is_up: bool,
 ) -> None:
     """Slow disks are read and written by several threads; here every file counts as slow."""
-    monkeypatch.setattr(window, "LOOK_S", 0.0)
-    monkeypatch.setattr(window, "SLOW_TASK_S", -1.0)
-    monkeypatch.setattr(window, "GATHERED", 1)
+    monkeypatch.setattr(flow, "LOOK_S", 0.0)
+    monkeypatch.setattr(flow, "SLOW_TASK_S", -1.0)
+    monkeypatch.setattr(flow, "GATHERED", 1)
     threads_seen: set[int] = set()
     are_two = threading.Event()
     take, taken = TransferWindow.take, itertools.count()
@@ -345,8 +345,8 @@ def test_thread_whose_files_are_at_hand_stays_alone(
     fake: FakeS3, make_context: ContextFactory, tmp_path: Path, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever waits for answers gains nothing by more threads."""
-    monkeypatch.setattr(window, "LOOK_S", 0.0)
-    monkeypatch.setattr(window, "SLOW_TASK_S", PATIENCE_S)
+    monkeypatch.setattr(flow, "LOOK_S", 0.0)
+    monkeypatch.setattr(flow, "SLOW_TASK_S", PATIENCE_S)
     widened: list[bool] = []
     monkeypatch.setattr(TransferWindow, "widen", lambda _: widened.append(True))
 

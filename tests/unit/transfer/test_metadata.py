@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from s3pool.model import ObjectAttributes, ObjectHead
-from s3pool.transfer import attributes as stored
+from s3pool.transfer import metadata as stored
 
 
 @pytest.mark.parametrize(

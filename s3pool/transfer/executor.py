@@ -14,7 +14,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from s3pool.transfer.attributes import NANO
+from s3pool.units import NANO
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor

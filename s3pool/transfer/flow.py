@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 from s3pool.errors import StoppedError, is_pool_dead
 from s3pool.interrupts import LOOK_FOR_SIGNALS_S
 from s3pool.s3.exchange import go_on
+from s3pool.transfer.executor import BoundedExecutor, schedule_of
 from s3pool.transfer.tasks import (
     IN_WINDOW_BYTES,
     NOT_STARTED,
@@ -31,7 +32,6 @@ from s3pool.transfer.tasks import (
     done_outcome,
     failed_outcome,
 )
-from s3pool.transfer.workers import BoundedExecutor, schedule_of
 
 if TYPE_CHECKING:
     from s3pool.model import Request, Response

@@ -9,9 +9,9 @@ from functools import partial
 
 import pytest
 
-from s3pool.transfer import workers as workers_module
-from s3pool.transfer.window import ITEMS_PER_WORKER, Flow
-from s3pool.transfer.workers import BoundedExecutor, choose_workers, make_executor, worked_s
+from s3pool.transfer import executor as workers_module
+from s3pool.transfer.executor import BoundedExecutor, choose_workers, make_executor, worked_s
+from s3pool.transfer.flow import ITEMS_PER_WORKER, Flow
 
 PATIENCE_S = 10.0
 ONE_HOUR_S = 3600.0

@@ -6,20 +6,14 @@ import contextlib
 import functools
 import logging
 import os
-import stat
-import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from s3pool.location import S3Path
-from s3pool.model import ObjectAttributes, ObjectHead, whole_number
+from s3pool.model import ObjectAttributes, parse_iso_time, whole_number
 from s3pool.record import replace
-from s3pool.s3.operation import Steps
 from s3pool.s3.requests import KMS_KEY_ID, METADATA_PREFIX, WEBSITE_REDIRECT, attribute_headers
 from s3pool.s3.responses import ENCRYPTION
-from s3pool.transfer.tasks import CopyTask, UploadTask
-from s3pool.transfer.walk import LINK
-from s3pool.units import parse_http_date
+from s3pool.units import NANO, parse_http_date
 
 if TYPE_CHECKING:
     from s3pool.model import ObjectHead
@@ -35,6 +29,7 @@ MODE = "mode"  # the three names of rclone's --metadata: octal mode, decimal ids
 OWNER = "uid"
 GROUP = "gid"
 S3CMD = "s3cmd-attrs"
+TAG_COUNT = "x-amz-tagging-count"
 DEFAULT_CONTENT_TYPE = "application/octet-stream"
 ENCODED_TYPES = {
     "gzip": "application/gzip",
@@ -51,7 +46,7 @@ KEPT_HEADERS = {
     "expires": "expires",
     "website_redirect": WEBSITE_REDIRECT,
 }
-NANO = 10**9
+STORED_TOLERANCE_NS = 1000  # a float in somebody's metadata keeps no more than microseconds
 NANO_DIGITS = 9
 KNOWN_DATES = 256
 KNOWN_EXTENSIONS = 256
@@ -105,6 +100,17 @@ def set_mtime(fd: int, mtime_ns: int | None) -> int | None:
     except (OSError, OverflowError) as exc:
         logger.debug("a modification time cannot be set: %s", exc)
     return os.fstat(fd).st_mtime_ns
+
+
+def stored_time(head: ObjectHead) -> int | None:
+    """Return the stored modification time in nanoseconds; None where there is none."""
+    return parse_mtime(head.metadata.get(MTIME, ""))
+
+
+def mtime_of(head: ObjectHead) -> float:
+    """Return the stored modification time in nanoseconds, else Last-Modified; NaN where that is no time."""
+    told = stored_time(head)
+    return told if told is not None else parse_iso_time(head.last_modified) * NANO
 
 
 def mtime_of_answer(headers: Mapping[str, str]) -> int | None:
@@ -224,91 +230,9 @@ def restore_mode(fd: int, metadata: Mapping[str, str]) -> None:
         os.fchown(fd, owner, group)
 
 
-TAG_COUNT = "x-amz-tagging-count"
-
-
 def tags_of_source(task: CopyTask, head: ObjectHead, client: S3Client) -> Steps[Mapping[str, str]]:
     """Return the tags of a copy's source, asking for them only when HEAD told of some."""
     if head.headers.get(TAG_COUNT, "0") == "0":
         return {}
     tags = yield from client.get_tags.steps(task.source_bucket, task.source_key, version_id=task.version_id)
     return tags
-
-
-LINKS = "links"
-SKIPPED_LINKS = "skipped_links"
-HARD_LINKS = "hard_links"
-ATTRIBUTES = "attributes"
-DIRECTORIES = "directories"
-# In the words of a summary, for one and for many.
-WORDS = {
-    LINKS: ("symbolic link (stored as the file)", "symbolic links (stored as the files)"),
-    SKIPPED_LINKS: ("skipped symbolic link", "skipped symbolic links"),
-    HARD_LINKS: ("hard link (stored as a file)", "hard links (stored as files)"),
-    ATTRIBUTES: ("file's extended attributes", "files' extended attributes"),
-    DIRECTORIES: ("empty directory", "empty directories"),
-}
-MAX_DIRECTORIES = 100_000  # remembered until the end of a run; more are counted
-DIRECTORY_TYPE = "application/x-directory"  # as s3cmd, rclone and AWS's console store them
-
-
-class NotKept:
-    """The counts of a run, and the empty directories that are to be stored at its end. For many threads."""
-
-    def __init__(self) -> None:
-        # Guards the counts: workers add to them.
-        self._lock = threading.Lock()
-        self.counts = dict.fromkeys(WORDS, 0)
-        self.directories: list[UploadTask] = []
-
-    def count(self, kind: str) -> None:
-        """Count one more."""
-        with self._lock:
-            self.counts[kind] += 1
-
-    def directory(self, path: str, bucket: str, key: str) -> None:
-        """Remember an empty directory, and what it is to be stored as."""
-        if len(self.directories) < MAX_DIRECTORIES:
-            self.directories.append(UploadTask(path, bucket, key))
-        else:
-            self.count(DIRECTORIES)
-
-    def teller(self, root: str, target: S3Path) -> Callable[[str, bytes], object]:
-        """Return what a walk tells of what it leaves out; an empty directory is stored below the target."""
-
-        def tell(kind: str, relative: bytes) -> None:
-            if kind == LINK:
-                self.count(SKIPPED_LINKS)
-            elif len(self.directories) >= MAX_DIRECTORIES:
-                self.count(DIRECTORIES)
-            else:
-                path, key = os.path.join(root, os.fsdecode(relative)), relative.decode("utf-8", "surrogateescape")
-                self.directories.append(UploadTask(path, target.bucket, target.tree_prefix + key))
-
-        return tell
-
-    def look_at_file(self, fd: int, path: str) -> None:
-        """Count what a file that is sent has beside its bytes."""
-        if os.fstat(fd).st_nlink > 1:
-            self.count(HARD_LINKS)
-        if os.path.islink(path):
-            self.count(LINKS)
-        try:
-            names = os.listxattr(fd)
-        except (OSError, AttributeError):
-            return
-        if any(name.startswith("user.") for name in names):
-            self.count(ATTRIBUTES)
-
-    def look_at_object(self, metadata: dict[str, str]) -> None:
-        """Count an object that another program stored for a link."""
-        mode = stored_mode(metadata)
-        if mode is not None and stat.S_ISLNK(mode):
-            self.count(LINKS)
-
-
-def words_of(counts: Mapping[str, int]) -> Iterator[str]:
-    """Yield what was not kept, for people."""
-    for kind, (one, many) in WORDS.items():
-        if number := counts[kind]:
-            yield f"{number} {one if number == 1 else many}"

@@ -22,7 +22,6 @@ from s3pool.sync.compare import Record
 logger = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 2
-AMBIGUOUS_S = 3  # of the two times of a pair, as whole seconds
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS pairs (
     name BLOB PRIMARY KEY, size INTEGER NOT NULL, stamp TEXT NOT NULL, etag TEXT NOT NULL,
@@ -32,13 +31,6 @@ CREATE TABLE IF NOT EXISTS hashes (
     place TEXT, state TEXT NOT NULL, part_size INTEGER, etag TEXT NOT NULL, PRIMARY KEY (place, part_size)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS unordered (side TEXT PRIMARY KEY) WITHOUT ROWID;
-"""
-# Hashes of the first form stood for whatever had the file's mtime. Its pairs were noted without
-# proof where the target is about as old as its source: those are compared once more.
-FROM_VERSION_1 = f"""
-DROP TABLE hashes;
-DELETE FROM pairs WHERE modified <> '' AND stamp NOT LIKE '% %'
-    AND abs(CAST(stamp AS INTEGER) / 1000000000 - strftime('%s', modified)) <= {AMBIGUOUS_S};
 """
 PAIR_COLUMNS = "name, size, stamp, etag, modified"
 TO_DELETE_SCHEMA = "CREATE TEMP TABLE to_delete (name BLOB PRIMARY KEY, size INTEGER NOT NULL) WITHOUT ROWID"
@@ -197,7 +189,7 @@ class Journal:
             try:
                 if self._read_only:
                     place = f"file:{quote(self.path)}?mode=ro"
-                    return _read_only(sqlite3.connect(place, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None))
+                    return _checked(sqlite3.connect(place, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None))
                 os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
                 return _prepared(sqlite3.connect(self.path, timeout=BUSY_TIMEOUT_S, isolation_level=None))
             except (sqlite3.OperationalError, OSError) as exc:
@@ -256,26 +248,14 @@ def _checked(database: sqlite3.Connection) -> sqlite3.Connection:
     return database
 
 
-def _read_only(database: sqlite3.Connection) -> sqlite3.Connection:
-    """Return a connection to read from; of an older form a copy, brought up to date."""
-    if database.execute("PRAGMA user_version").fetchone()[0] != 1:
-        return _checked(database)
-    copy = sqlite3.connect("", isolation_level=None)  # on disk, without a name
-    with contextlib.closing(database):
-        database.backup(copy)
-    return _prepared(copy)
-
-
 def _prepared(database: sqlite3.Connection) -> sqlite3.Connection:
     """Return a connection for writing; missing tables are created."""
     try:
         # A rollback journal, unlike WAL, serves on network file systems too. Waiting for the
         # disk would help in a power cut only, and then a hint is all that is lost.
         database.execute("PRAGMA synchronous = OFF")
-        version = database.execute("PRAGMA user_version").fetchone()[0]
-        if version < SCHEMA_VERSION:
-            old = FROM_VERSION_1 if version else ""
-            database.executescript(f"BEGIN IMMEDIATE; {old} {SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+        if not database.execute("PRAGMA user_version").fetchone()[0]:
+            database.executescript(f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
     except sqlite3.Error:
         database.close()
         raise

@@ -108,10 +108,7 @@ class Sync:
         with ExitStack() as stack:
             if options.takes_lock:
                 stack.enter_context(lock_pair(options.lock, state, dry_run=options.dry_run))
-            if not options.dry_run:
-                state.adopt()
-            path = state.readable_journal if options.dry_run else state.journal
-            journal = self._journal = Journal(path, read_only=options.dry_run)
+            journal = self._journal = Journal(state.journal, read_only=options.dry_run)
             stack.callback(journal.close)
             stack.callback(self._close_listings)
             stack.callback(self._unfinished.close)

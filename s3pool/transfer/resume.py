@@ -37,7 +37,6 @@ CLOCKS_APART_S = 300  # how much earlier than announced a server may say that an
 NOTHING_DONE: frozenset[int] = frozenset()
 MAX_ENTRIES = 20_000  # of a directory are looked at: one file must not wait for the reading of a million
 BUSY_TIMEOUT_S = 10.0  # other runs may use the same file
-OF_POOL = "pool IN (?, '')"  # files of older versions do not know it
 START_FIELD = 19  # of /proc/PID/stat, behind the name (proc(5): the 22nd in all)
 DEAD_STATES = (b"Z", b"X")
 UNFINISHED_SCHEMA = """
@@ -50,12 +49,6 @@ CREATE TABLE IF NOT EXISTS downloads (
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS ranges (name TEXT, first INTEGER, PRIMARY KEY (name, first)) WITHOUT ROWID;
 """
-FROM_OLDER = """
-BEGIN IMMEDIATE;
-INSERT OR IGNORE INTO pool_uploads SELECT upload_id, '', bucket, key, fingerprint, owner FROM uploads;
-DROP TABLE uploads;
-COMMIT;
-"""  # of versions that did not know the pool
 
 POOLS_FILE = "pools"  # a line for each endpoint that was ever used: its pool and itself
 POOL_DIGITS = 16
@@ -203,7 +196,9 @@ class Unfinished:
         """Return the id of an unfinished upload that no run has taken up; "" without one."""
         if not self.resumes and fingerprint != ANNOUNCED:
             return ""
-        query = f"SELECT upload_id, owner FROM pool_uploads WHERE bucket=? AND key=? AND fingerprint=? AND {OF_POOL}"
+        query = (
+            "SELECT upload_id, owner FROM pool_uploads WHERE bucket = ? AND key = ? AND fingerprint = ? AND pool = ?"
+        )
         return self._take_up("pool_uploads", self._ask(query, bucket, name_bytes(key), fingerprint, self._pool))
 
     def begin_upload(self, bucket: str, key: str, *, upload_id: str, fingerprint: str) -> None:
@@ -214,7 +209,7 @@ class Unfinished:
 
     def end_upload(self, upload_id: str) -> None:
         """Forget an upload."""
-        self._ask(f"DELETE FROM pool_uploads WHERE upload_id = ? AND {OF_POOL}", upload_id, self._pool)
+        self._ask("DELETE FROM pool_uploads WHERE upload_id = ? AND pool = ?", upload_id, self._pool)
 
     def find_download(self, target: str, fingerprint: str) -> PartialDownload | None:
         """Return a partial download that no run has taken up; None without one."""
@@ -247,7 +242,7 @@ class Unfinished:
 
     def left_uploads(self) -> list[tuple[str, str, str]]:
         """Return the uploads (id, bucket, key) that neither this run nor a running one uses."""
-        rows = self._left(f"SELECT upload_id, owner, bucket, key FROM pool_uploads WHERE {OF_POOL}", self._pool)
+        rows = self._left("SELECT upload_id, owner, bucket, key FROM pool_uploads WHERE pool = ?", self._pool)
         return [(row[0], row[2], row[3].decode("utf-8", "surrogateescape")) for row in rows]
 
     def left_downloads(self) -> list[tuple[str, str]]:
@@ -261,7 +256,7 @@ class Unfinished:
 
     def take_upload(self, upload_id: str) -> bool:
         """Make an upload that somebody left this run's, to be ended; False when somebody else was faster."""
-        query = f"SELECT upload_id, owner FROM pool_uploads WHERE upload_id = ? AND {OF_POOL}"
+        query = "SELECT upload_id, owner FROM pool_uploads WHERE upload_id = ? AND pool = ?"
         return bool(self._take_up("pool_uploads", self._ask(query, upload_id, self._pool)))
 
     def close(self) -> None:
@@ -287,14 +282,11 @@ class Unfinished:
 
     def _is_at_work(self, owner: str) -> bool:
         """Return whether another process may be using it; processes of other machines are unknown."""
-        node, number, start = (*owner.split(":"), "", "")[:3]
+        node, number, start = owner.split(":")
         if node != os.uname().nodename:
             return self._shared
-        if owner == self._owner or not number.isdecimal() or int(number) == os.getpid():
-            return False
-        now = _start_of(int(number))
-        # A number is used again; files of older versions hold no more.
-        return now != "" and start in ("", now)
+        # A number is used again.
+        return int(number) != os.getpid() and "" != _start_of(int(number)) == start
 
     def _exists(self) -> bool:
         return self._database is not None or os.path.exists(self._path)
@@ -325,9 +317,6 @@ class Unfinished:
         try:
             database.execute("PRAGMA synchronous = OFF")
             database.executescript(UNFINISHED_SCHEMA)
-            if database.execute("SELECT 1 FROM sqlite_master WHERE name = 'uploads'").fetchone():
-                with contextlib.suppress(sqlite3.OperationalError):  # another run was faster
-                    database.executescript(FROM_OLDER)
         except sqlite3.Error:
             database.close()
             raise

@@ -196,26 +196,6 @@ def test_what_was_left_of_a_stream_goes_with_the_next_one(
     assert fake.store.bodies("b") == {"big": content}
 
 
-def test_files_of_an_older_version_are_taken_over(fake: FakeS3, run_cli: CliRunner, source: Path) -> None:
-    """They know no pool, and of an owner no more than its number."""
-    words = ("cp", "src/big", "s3/b/big", *PARTS)
-    run_and_kill(fake, run_cli, "UploadPart", words)
-    path = run_cli.home / STATE / "unfinished.sqlite"
-    database = sqlite3.connect(path)
-    rows = database.execute("SELECT upload_id, bucket, key, fingerprint, owner FROM pool_uploads").fetchall()
-    database.executescript(
-        "DROP TABLE pool_uploads; CREATE TABLE uploads (upload_id TEXT PRIMARY KEY, bucket TEXT NOT NULL,"
-        " key BLOB NOT NULL, fingerprint TEXT NOT NULL, owner TEXT NOT NULL) WITHOUT ROWID"
-    )
-    old = [(*row[:4], row[4].rpartition(":")[0]) for row in rows]
-    database.executemany("INSERT INTO uploads VALUES (?, ?, ?, ?, ?)", old)
-    database.commit()
-    database.close()
-    assert run_cli(*words).code == 0
-    assert "ListParts" in fake.ops()
-    assert uploads(fake) == []
-
-
 def test_a_number_that_another_process_has_now_is_no_owner(fake: FakeS3, run_cli: CliRunner, source: Path) -> None:
     """Numbers of processes are used again."""
     words = ("cp", "src/big", "s3/b/big", *PARTS)
@@ -226,30 +206,6 @@ def test_a_number_that_another_process_has_now_is_no_owner(fake: FakeS3, run_cli
     database.close()
     assert run_cli(*words).code == 0
     assert "ListParts" in fake.ops()
-
-
-def test_the_journal_of_an_older_version_is_taken_over_by_the_first_pool(
-    fake: FakeS3, run_cli: CliRunner, source: Path
-) -> None:
-    """What was in sync before an update is so afterwards, for --dry-run too."""
-    source.write_bytes(b"old!")
-    assert run_cli("sync", "src", "s3/b").code == 0
-    (journal,) = (run_cli.home / STATE / "sync").glob("*.sqlite")
-    from s3pool.filters import WHOLE
-    from s3pool.location import S3Path
-    from s3pool.sync.compare import UPLOAD
-    from s3pool.sync.pair import SyncPair, paths_for
-
-    route = SyncPair(UPLOAD, str(source.parent), target=S3Path("b"))
-    state = paths_for(route, directory=str(run_cli.home / STATE), shard=WHOLE, pool="")
-    os.replace(journal, state.older[0])
-    before = source.stat()
-    source.write_bytes(b"new!")
-    os.utime(source, (before.st_atime - 99, before.st_mtime - 99))
-    assert " 1 copied" in run_cli("sync", "--dry-run", "src", "s3/b").err
-    assert " 1 copied" in run_cli("sync", "src", "s3/b").err
-    assert not Path(state.older[0]).exists()
-    assert fake.store.bodies("b") == {"big": b"new!"}
 
 
 def test_an_upload_that_cannot_be_aborted_now_is_tried_again(fake: FakeS3, run_cli: CliRunner, source: Path) -> None:

@@ -164,7 +164,6 @@ def _options(args: argparse.Namespace, ctx: Context, route: SyncPair) -> SyncOpt
             directory=directory,
             shard=shard if ctx.part is None else WHOLE,
             pool=pool,
-            source_profile=args.source_profile,
         ),
         takes_lock=ctx.part is None,
     )
@@ -272,8 +271,6 @@ def _sync_by_parts(route: SyncPair, options: SyncOptions, report: Report, ctx: C
         lock_pair(options.lock, options.state, dry_run=ctx.dry_run),
         transfers.shown_progress(ctx) as (progress, lines),
     ):
-        if not ctx.dry_run:
-            options.state.adopt()
         parts = run_parts(ctx, tree, ordered=False, progress=progress, lines=lines, stdin=listed, is_source=True)
     for counts in parts.reports("report"):
         report.add_counts(counts)

@@ -187,39 +187,6 @@ def test_a_file_that_breaks_later_is_set_aside(tmp_path: Path, caplog: pytest.Lo
     assert {} == pairs_of(path)
 
 
-OLD_SCHEMA = """
-CREATE TABLE pairs (name BLOB PRIMARY KEY, size INTEGER, stamp TEXT, etag TEXT, modified TEXT) WITHOUT ROWID;
-CREATE TABLE hashes (
-    device INTEGER, inode INTEGER, size INTEGER, mtime_ns INTEGER, part_size INTEGER, etag TEXT NOT NULL,
-    PRIMARY KEY (device, inode, part_size)
-) WITHOUT ROWID;
-INSERT INTO hashes VALUES (5, 7, 10, 8, 0, 'of who knows what');
-PRAGMA user_version = 1;
-"""
-
-
-@pytest.mark.parametrize("read_only", [True, False])
-def test_a_file_of_the_first_version_keeps_what_was_proved(tmp_path: Path, read_only: bool) -> None:
-    """Its hashes knew no ctime, and a pair of about one age may have been noted without a look."""
-    path = tmp_path / "x.sqlite"
-    database = sqlite3.connect(path)
-    database.executescript(OLD_SCHEMA)
-    second = 1_769_114_673
-    sure = [(b"copied", 1, str(second * 10**9), "e", ""), (b"s3", 1, f"e {LISTED}", "e", LISTED)]
-    sure.append((b"older", 1, str((second - 60) * 10**9), "e", LISTED))
-    doubtful = (b"same age", 1, str((second + 1) * 10**9 + 5), "e", LISTED)
-    database.executemany("INSERT INTO pairs VALUES (?, ?, ?, ?, ?)", [*sure, doubtful])
-    database.commit()
-    database.close()
-
-    journal = Journal(str(path), read_only=read_only)
-
-    assert {name for name, *_ in sure} == set(records_of(journal))
-    assert {} == journal.hashes_of((5, 7, 10, 8, 9))
-    journal.close()
-    assert [] == list(tmp_path.glob("*.corrupt-*"))
-
-
 def test_another_version_is_set_aside(tmp_path: Path) -> None:
     """A newer s3pool may have other tables."""
     path = tmp_path / "x.sqlite"

@@ -211,7 +211,8 @@ def test_unfinished_transfers_of_running_processes_are_theirs(tmp_path: Path) ->
     """In a file that many share, only the dead leave something behind."""
     path = str(tmp_path / "u.sqlite")
     running = Unfinished(path, shared=True)
-    running._owner = f"{running._owner.split(':')[0]}:{os.getppid()}"  # a living process
+    start = Path(f"/proc/{os.getppid()}/stat").read_text().rpartition(")")[2].split()[19]
+    running._owner = f"{os.uname().nodename}:{os.getppid()}:{start}"  # a living process
     running.begin_upload("b", "k", upload_id="u1", fingerprint="f")
     running.close()
 

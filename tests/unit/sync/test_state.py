@@ -7,28 +7,16 @@ from pathlib import Path
 from s3pool.filters import WHOLE
 from s3pool.location import S3Path
 from s3pool.sync.compare import COPY
-from s3pool.sync.pair import StatePaths, SyncPair, paths_for
+from s3pool.sync.pair import SyncPair, paths_for
 from s3pool.transfer.resume import pool_of
 
 ROUTE = SyncPair(COPY, source=S3Path("b", "p"), target=S3Path("b", "p"))
 
 
-def paths(source_profile: str, pool: str = "http://a http://b") -> StatePaths:
-    """Give the files of the pair."""
-    return paths_for(ROUTE, directory="/state", shard=WHOLE, pool=pool, source_profile=source_profile)
+def test_everything_is_of_the_pools() -> None:
+    """Two clusters may have buckets of one name, and objects of one size and ETag that have changed all the same."""
+    one, other = (paths_for(ROUTE, directory="/state", shard=WHOLE, pool=pool) for pool in ("a b", "a c"))
 
-
-def test_record_is_of_the_pool_that_the_source_is_in() -> None:
-    """Another pool's object of the same name, size and ETag may have changed all the same."""
-    assert paths("old").journal != paths("older").journal != paths("").journal
-    assert paths("old").unfinished != paths("older").unfinished
-
-
-def test_everything_is_of_the_pool_that_the_target_is_in() -> None:
-    """Two clusters may have buckets of one name, and each its own unfinished uploads."""
-    one, other = paths("old"), paths("old", "another")
-
-    assert one.older == other.older
     assert {one.journal, one.unfinished, one.lock}.isdisjoint((other.journal, other.unfinished, other.lock))
 
 

@@ -26,7 +26,6 @@ PRYING = frozenset(
         "unit/pool/test_http1.py",
         "unit/pool/test_http1_tls.py",
         "unit/s3/test_signing_key.py",
-        "unit/speedtest/test_workload.py",
         "unit/sync/test_merge.py",
         "unit/transfer/test_cross_pool_copy.py",
         "unit/transfer/test_checksums.py",

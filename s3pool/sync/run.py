@@ -108,62 +108,62 @@ class Sync:
         with ExitStack() as stack:
             if options.takes_lock:
                 stack.enter_context(lock_pair(options.lock, state, dry_run=options.dry_run))
-            journal = self._journal = Journal(state.journal, read_only=options.dry_run)
-            stack.callback(journal.close)
+            self._journal = Journal(state.journal, read_only=options.dry_run)
+            stack.callback(self._journal.close)
             stack.callback(self._close_listings)
             stack.callback(self._unfinished.close)
-            self._work(journal)
+            self._work()
         return self.report
 
     def _close_listings(self) -> None:
         for listing in self._listings:
             listing.close()
 
-    def _work(self, journal: Journal) -> None:
+    def _work(self) -> None:
         options, summary = self._options, self.report.summary
         self._context.why_not = lambda task: self._looker.why_not(task) or self._obstacles.why_wait(task)
         self._context.in_question = self._looker.holds
         if options.state.unfinished and not options.dry_run:
             self._context.memory = self._unfinished
         try:
-            plan = self._compare_and_transfer(journal)
+            plan = self._compare_and_transfer()
         finally:
             tell_swept(self._swept)
         if plan.ended and not self._is_missing(plan) and summary.stopped_by is None and not options.dry_run:
             Leftovers(self._unfinished, self._context.client).clear_all(self._is_mine)
         if options.deletes and not isinstance(summary.stopped_by, NotFoundError):
-            while self._delete(journal, plan) and self._may_have_bared:
-                self._start_over(journal)
-                plan = self._compare_and_transfer(journal)
+            while self._delete(plan) and self._may_have_bared:
+                self._start_over()
+                plan = self._compare_and_transfer()
             if self._partners is not None:
                 self._partners.wait_for_deletes()
         if self._obstacles.waiting and summary.stopped_by is None and not self._time_is_up():
             self._transfer_waiting(plan)
 
-    def _compare_and_transfer(self, journal: Journal) -> Plan:
+    def _compare_and_transfer(self) -> Plan:
         """Do all that the plan wants; from the start where a side turned out to be listed without order.
 
         What was transferred until then is in the journal, and needs nothing the second time.
         """
         summary = self.report.summary
         while True:
-            plan = self._plan(journal)
+            plan = self._plan()
             self.report.tally = plan.tally
             try:
                 self._run(run_tasks, self._watch(plan), plan, rehearse=self._options.dry_run)
             finally:
                 self.report.out_of_time = plan.out_of_time
-            if not self._learn_order(plan, journal) or summary.stopped_by is not None or plan.out_of_time:
+            if not self._learn_order(plan) or summary.stopped_by is not None or plan.out_of_time:
                 return plan
-            self._start_over(journal)
+            self._start_over()
 
-    def _start_over(self, journal: Journal) -> None:
+    def _start_over(self) -> None:
         """Forget what a comparison has found, but not what was done."""
         self._close_listings()
         self._obstacles.waiting.clear()
         self.report.summary.skipped -= self.report.in_sync
         self.report.in_sync = 0
-        journal.unmark_all()
+        self._journal.unmark_all()
 
     @property
     def _may_have_bared(self) -> bool:
@@ -176,7 +176,7 @@ class Sync:
         take = partial(self._take, plan=plan)
         act(tasks, self._context, on_outcome=take, summary=self.report.summary, **how)
 
-    def _learn_order(self, plan: Plan, journal: Journal) -> bool:
+    def _learn_order(self, plan: Plan) -> bool:
         """Remember which sides are listed without order; return whether one is to be sorted now."""
         was_cut = False
         for side, tree in plan.remote_sides.items():
@@ -186,7 +186,7 @@ class Sync:
                 was_cut = True
                 self.report.unordered.append(name)
             if not tree.is_ordered or (is_sorted_here and plan.ended):
-                journal.note_order(f"{side} {name}", is_ordered=tree.is_ordered)
+                self._journal.note_order(f"{side} {name}", is_ordered=tree.is_ordered)
         return was_cut
 
     def _side_name(self, side: str) -> str:
@@ -232,24 +232,24 @@ class Sync:
 
     # -- the streams -----------------------------------------------------------------------
 
-    def _plan(self, journal: Journal) -> Plan:
+    def _plan(self) -> Plan:
         return Plan(
             self._route,
             self._context,
             self._options,
-            source=self._source(journal),
-            target=self._target(journal),
-            journal=journal,
+            source=self._source(),
+            target=self._target(),
+            journal=self._journal,
             looker=self._looker,
             problems=self._problems,
             told=self._told,
             time_is_up=self._time_is_up,
         )
 
-    def _source(self, journal: Journal) -> Iterable[Batch]:
+    def _source(self) -> Iterable[Batch]:
         names = self._options.names
         if self._route.direction != UPLOAD:
-            return self._remote(SOURCE, self._route.source, names, journal)
+            return self._remote(SOURCE, self._route.source, names)
         kept, target = self._context.not_kept, self._route.target
         return LocalSource(
             self._route.root,
@@ -261,10 +261,10 @@ class Sync:
             on_left=kept.teller(self._route.root, target) if kept is not None else None,
         )
 
-    def _target(self, journal: Journal) -> Iterable[Batch]:
+    def _target(self) -> Iterable[Batch]:
         names = ALL_NAMES if self._options.delete_excluded else self._options.names
         if self._route.direction != DOWNLOAD:
-            return self._remote(TARGET, self._route.target, names, journal)
+            return self._remote(TARGET, self._route.target, names)
         on_part = None if self._options.dry_run else self._sweep
         return LocalTarget(
             self._route.root, names=names, within=self._within, on_problem=self._problems.append, on_part=on_part
@@ -276,10 +276,10 @@ class Sync:
             min_age_s = 0.0 if self._options.shard == WHOLE else SHARDS_APART_S
             self._swept += bool(remove_orphan(path, min_age_s=min_age_s))
 
-    def _remote(self, side: str, tree: S3Path, names: Names, journal: Journal) -> RemoteTree:
+    def _remote(self, side: str, tree: S3Path, names: Names) -> RemoteTree:
         name = self._side_name(side)
         unordered = self.report.unordered
-        if name not in unordered and journal.is_unordered(f"{side} {name}"):
+        if name not in unordered and self._journal.is_unordered(f"{side} {name}"):
             unordered.append(name)
         sorts = name in unordered
         client = self._context.source.client if side == SOURCE else self._context.client
@@ -341,7 +341,7 @@ class Sync:
 
     # -- deletes ---------------------------------------------------------------------------
 
-    def _delete(self, journal: Journal, plan: Plan) -> bool:
+    def _delete(self, plan: Plan) -> bool:
         """Delete what the source has not; return whether something was."""
         reason = self._why_hold_back(plan)
         if reason and (plan.tally.to_delete or not plan.ended):
@@ -350,7 +350,7 @@ class Sync:
             return False
         before = self.report.summary.deleted
         act = partial(run_tasks, rehearse=True) if self._options.dry_run else run_deletes
-        self._run(act, self._iter_removals(journal), plan)
+        self._run(act, self._iter_removals(), plan)
         if self._emptied and not self._options.dry_run:
             prune_empty_dirs(self._route.root, self._emptied)
         return self.report.summary.deleted > before
@@ -380,9 +380,9 @@ class Sync:
         name = os.path.relpath(target, root) if is_local else target[len(self._route.target.tree_prefix) :]
         return self._options.shard.holds(name)
 
-    def _iter_removals(self, journal: Journal) -> Iterator[DeleteTask | RemoveTask]:
+    def _iter_removals(self) -> Iterator[DeleteTask | RemoveTask]:
         client = self._context.source.client
-        for name, size in journal.iter_to_delete():
+        for name, size in self._journal.iter_to_delete():
             if self._time_is_up():
                 self.report.out_of_time = True
                 return

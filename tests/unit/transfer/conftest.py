@@ -16,7 +16,7 @@ from tests.support.fake_s3 import FakeS3, Quirks
 
 BUCKET = "b"
 TLS_DIR = Path(__file__).parents[2] / "support" / "tls"
-ContextFactory = Callable[..., TransferContext]
+Make = Callable[..., TransferContext]
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def fake() -> Iterator[FakeS3]:
 
 
 @pytest.fixture
-def make_context(fake: FakeS3, tmp_path: Path) -> Iterator[ContextFactory]:
+def make_context(fake: FakeS3, tmp_path: Path) -> Iterator[Make]:
     """Make engines on the fake: ``make_context(workers=4, part_size=...)``; ``source`` is another pool."""
     opened: list[tuple[Session, BoundedExecutor]] = []
 

@@ -1,19 +1,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 
 import pytest
 
 from s3pool.errors import IntegrityError, RefusedError, S3Error
 from s3pool.model import ObjectAttributes
-from s3pool.transfer.context import TransferContext
 from s3pool.transfer.tasks import CopyTask
 from tests.support.fake_s3 import MIB, FakeS3, HeldUpload, Rewrite, WrongETag, internal_error
 from tests.support.transfers import copy
+from tests.unit.transfer.conftest import Make
 
 PART = 5 * MIB
-ContextFactory = Callable[..., TransferContext]
 TASK = CopyTask("b", "k", "b", "copy")
 
 
@@ -22,7 +20,7 @@ def put(fake: FakeS3, content: bytes, **headers: str) -> None:
     fake.store.add("b", "k", content, mtime=0.0, **headers)
 
 
-def test_copy_with_a_flag_replaces_only_that(fake: FakeS3, make_context: ContextFactory) -> None:
+def test_copy_with_a_flag_replaces_only_that(fake: FakeS3, make_context: Make) -> None:
     """S3 replaces all or nothing, so the rest is brought along."""
     put(fake, b"content", **{"x-amz-meta-a": "1", "content-type": "x/y"})
 
@@ -32,7 +30,7 @@ def test_copy_with_a_flag_replaces_only_that(fake: FakeS3, make_context: Context
     assert ("new/type", {"a": "1"}) == (head.content_type, head.metadata)
 
 
-def test_large_copy_is_made_of_parts(fake: FakeS3, make_context: ContextFactory) -> None:
+def test_large_copy_is_made_of_parts(fake: FakeS3, make_context: Make) -> None:
     """CopyObject ends at 5 GiB."""
     content = os.urandom(3 * PART + 5)
     put(fake, content, **{"x-amz-meta-a": "1"})
@@ -44,7 +42,7 @@ def test_large_copy_is_made_of_parts(fake: FakeS3, make_context: ContextFactory)
     assert "1" == make_context().client.head_object("b", "copy").metadata["a"]
 
 
-def test_copy_of_parts_promises_no_checksums(fake: FakeS3, make_context: ContextFactory) -> None:
+def test_copy_of_parts_promises_no_checksums(fake: FakeS3, make_context: Make) -> None:
     """The bytes never come here; an upload that was begun with one wants one of every part."""
     content = os.urandom(PART + 5)
     put(fake, content)
@@ -54,7 +52,7 @@ def test_copy_of_parts_promises_no_checksums(fake: FakeS3, make_context: Context
     assert content == fake.store.bodies("b")["copy"]
 
 
-def test_failed_copy_of_parts_leaves_no_upload(fake: FakeS3, make_context: ContextFactory) -> None:
+def test_failed_copy_of_parts_leaves_no_upload(fake: FakeS3, make_context: Make) -> None:
     """Parts that nobody sees would be paid for for ever."""
     fake.store.add("b", "k", os.urandom(2 * PART))
     fake.fault(internal_error(), op="UploadPartCopy", times=0)
@@ -65,7 +63,7 @@ def test_failed_copy_of_parts_leaves_no_upload(fake: FakeS3, make_context: Conte
     assert {} == fake.store.bucket("b").uploads
 
 
-def test_copy_whose_upload_a_dead_node_holds_is_made_anew(fake: FakeS3, make_context: ContextFactory) -> None:
+def test_copy_whose_upload_a_dead_node_holds_is_made_anew(fake: FakeS3, make_context: Make) -> None:
     """RGW keeps the lock of a node that died in Complete for ten minutes."""
     content = os.urandom(2 * PART)
     fake.store.add("b", "k", content)
@@ -77,7 +75,7 @@ def test_copy_whose_upload_a_dead_node_holds_is_made_anew(fake: FakeS3, make_con
     assert {} == fake.store.bucket("b").uploads
 
 
-def test_copy_onto_itself_is_refused(fake: FakeS3, make_context: ContextFactory) -> None:
+def test_copy_onto_itself_is_refused(fake: FakeS3, make_context: Make) -> None:
     """A move would delete what it has just not moved."""
     fake.store.add("b", "k", b"content")
 
@@ -87,7 +85,7 @@ def test_copy_onto_itself_is_refused(fake: FakeS3, make_context: ContextFactory)
     assert {"k": b"content"} == fake.store.bodies("b")
 
 
-def test_copy_onto_itself_may_change_attributes(fake: FakeS3, make_context: ContextFactory) -> None:
+def test_copy_onto_itself_may_change_attributes(fake: FakeS3, make_context: Make) -> None:
     """It is S3's only way to change them."""
     fake.store.add("b", "k", b"content")
 
@@ -96,7 +94,7 @@ def test_copy_onto_itself_may_change_attributes(fake: FakeS3, make_context: Cont
     assert "new/type" == make_context().client.head_object("b", "k").content_type
 
 
-def test_copy_with_another_etag_fails(fake: FakeS3, make_context: ContextFactory) -> None:
+def test_copy_with_another_etag_fails(fake: FakeS3, make_context: Make) -> None:
     """The server says that it stored something else."""
     fake.store.add("b", "k", b"content")
     fake.fault(WrongETag(), op="CopyObject")
@@ -105,7 +103,7 @@ def test_copy_with_another_etag_fails(fake: FakeS3, make_context: ContextFactory
         copy(CopyTask("b", "k", "b", "copy", 7, etag="9a0364b9e99bb480dd25e1f0284c8555"), make_context())
 
 
-def test_update_and_no_clobber_hold_for_copies(fake: FakeS3, make_context: ContextFactory) -> None:
+def test_update_and_no_clobber_hold_for_copies(fake: FakeS3, make_context: Make) -> None:
     """The target's own time decides."""
     fake.store.add("b", "k", b"new", mtime=1_000)
     fake.store.add("b", "copy", b"old", mtime=2_000)
@@ -118,7 +116,7 @@ def test_update_and_no_clobber_hold_for_copies(fake: FakeS3, make_context: Conte
     assert ("it exists", "the source is not newer", "") == (kept.skipped, not_newer.skipped, newer.skipped)
 
 
-def test_tags_are_set_where_the_server_forgets_them(fake: FakeS3, make_context: ContextFactory) -> None:
+def test_tags_are_set_where_the_server_forgets_them(fake: FakeS3, make_context: Make) -> None:
     """RGW 16 loses them when metadata is replaced."""
     fake.store.add("b", "k", b"content")
     context = make_context(attributes=ObjectAttributes(tags={"a": "1"}))

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 
 from s3pool.errors import IntegrityError, NoEndpointError, S3Error
 from s3pool.model import ObjectAttributes
-from s3pool.transfer.context import TransferContext
 from s3pool.transfer.copy import IN_MEMORY_BYTES
 from s3pool.transfer.tasks import CopyTask
 from tests.support.fake_s3 import (
@@ -33,9 +32,9 @@ from tests.support.fake_s3 import (
 from tests.support.fake_s3.wire import flip
 from tests.support.parts import parts_etag
 from tests.support.transfers import copy
+from tests.unit.transfer.conftest import Make
 
 PART = 5 * MIB
-ContextFactory = Callable[..., TransferContext]
 TASK = CopyTask("src", "k", "b", "copy")
 SECRETS = {"SOURCEKEY": "source-secret"}
 
@@ -66,9 +65,7 @@ def flip_received(at: int) -> Call:
 
 
 @pytest.mark.parametrize("size", [0, 1, IN_MEMORY_BYTES, IN_MEMORY_BYTES + 1])
-def test_small_objects_are_one_get_and_one_put(
-    fake: FakeS3, there: FakeS3, make_context: ContextFactory, size: int
-) -> None:
+def test_small_objects_are_one_get_and_one_put(fake: FakeS3, there: FakeS3, make_context: Make, size: int) -> None:
     """Every further request would cost more than the bytes."""
     content = os.urandom(size)
     put(there, content)
@@ -81,7 +78,7 @@ def test_small_objects_are_one_get_and_one_put(
     assert ([*heads, "GetObject"], ["PutObject"]) == (there.ops(), [op for op in fake.ops() if op != "ListBuckets"])
 
 
-def test_what_is_stored_beside_the_bytes_comes_along(fake: FakeS3, there: FakeS3, make_context: ContextFactory) -> None:
+def test_what_is_stored_beside_the_bytes_comes_along(fake: FakeS3, there: FakeS3, make_context: Make) -> None:
     """Nobody looks at it again when the old pool is gone."""
     beside = {
         "content-type": "x/y",
@@ -102,9 +99,7 @@ def test_what_is_stored_beside_the_bytes_comes_along(fake: FakeS3, there: FakeS3
         assert beside == {name: value for name, value in found.headers.items() if name in beside}
 
 
-def test_tags_are_set_where_an_upload_in_parts_forgets_them(
-    fake: FakeS3, there: FakeS3, make_context: ContextFactory
-) -> None:
+def test_tags_are_set_where_an_upload_in_parts_forgets_them(fake: FakeS3, there: FakeS3, make_context: Make) -> None:
     """RGW 16 does, without a word."""
     put(there, os.urandom(2 * PART), part_size=PART)
     there.store.bucket("src").current("k").tags = {"a": "1"}  # type: ignore[union-attr]
@@ -115,7 +110,7 @@ def test_tags_are_set_where_an_upload_in_parts_forgets_them(
     assert {"a": "1"} == make_context().client.get_tags("b", "copy")
 
 
-def test_what_the_user_gives_replaces_the_rest_stays(fake: FakeS3, there: FakeS3, make_context: ContextFactory) -> None:
+def test_what_the_user_gives_replaces_the_rest_stays(fake: FakeS3, there: FakeS3, make_context: Make) -> None:
     """As a copy inside a pool does it."""
     put(there, b"content", **{"content-type": "x/y", "x-amz-meta-a": "1"})
     given = ObjectAttributes(content_type="new/type", tags={"n": "1"})
@@ -127,7 +122,7 @@ def test_what_the_user_gives_replaces_the_rest_stays(fake: FakeS3, there: FakeS3
     assert {"n": "1"} == make_context().client.get_tags("b", "copy")
 
 
-def test_parts_of_the_source_stay_its_parts(fake: FakeS3, there: FakeS3, make_context: ContextFactory) -> None:
+def test_parts_of_the_source_stay_its_parts(fake: FakeS3, there: FakeS3, make_context: Make) -> None:
     """Only then can the ETags be compared, now and in every later sync."""
     content = os.urandom(3 * PART + 7)
     put(there, content, part_size=PART)
@@ -142,9 +137,7 @@ def test_parts_of_the_source_stay_its_parts(fake: FakeS3, there: FakeS3, make_co
     assert all("if-match" in request.headers for request in there.requests if request.op == "GetObject")
 
 
-def test_copy_whose_upload_a_dead_node_holds_is_made_anew(
-    fake: FakeS3, there: FakeS3, make_context: ContextFactory
-) -> None:
+def test_copy_whose_upload_a_dead_node_holds_is_made_anew(fake: FakeS3, there: FakeS3, make_context: Make) -> None:
     """RGW keeps the lock of a node that died in Complete for ten minutes."""
     content = os.urandom(2 * PART)
     put(there, content, part_size=PART)
@@ -156,7 +149,7 @@ def test_copy_whose_upload_a_dead_node_holds_is_made_anew(
     assert {} == fake.store.bucket("b").uploads
 
 
-def test_large_object_with_a_plain_md5_goes_in_order(fake: FakeS3, there: FakeS3, make_context: ContextFactory) -> None:
+def test_large_object_with_a_plain_md5_goes_in_order(fake: FakeS3, there: FakeS3, make_context: Make) -> None:
     """Its ETag is of the bytes in their order; that order is kept to check them."""
     content = os.urandom(2 * PART + 7)
     put(there, content)
@@ -170,7 +163,7 @@ def test_large_object_with_a_plain_md5_goes_in_order(fake: FakeS3, there: FakeS3
 
 @pytest.mark.parametrize("part_size", [0, PART])
 def test_source_node_that_dies_in_the_middle_is_gone_on_without(
-    fake: FakeS3, there: FakeS3, make_context: ContextFactory, part_size: int
+    fake: FakeS3, there: FakeS3, make_context: Make, part_size: int
 ) -> None:
     """The target need not notice: its request goes on with the rest from another node."""
     content = os.urandom(2 * PART)
@@ -186,7 +179,7 @@ def test_source_node_that_dies_in_the_middle_is_gone_on_without(
 @pytest.mark.parametrize("part_size", [0, PART])
 @pytest.mark.parametrize("fault", [slow_down(), Reset(after=MIB), DieReceiving(after=MIB)], ids=repr)
 def test_target_node_that_refuses_is_replaced(
-    fake: FakeS3, there: FakeS3, make_context: ContextFactory, part_size: int, fault: object
+    fake: FakeS3, there: FakeS3, make_context: Make, part_size: int, fault: object
 ) -> None:
     """The range is read again for the other node."""
     content = os.urandom(2 * PART)
@@ -199,9 +192,7 @@ def test_target_node_that_refuses_is_replaced(
     assert (3 if part_size else 2) == len(there.ops(op="GetObject"))
 
 
-def test_trouble_of_the_source_is_not_held_against_the_target(
-    fake: FakeS3, there: FakeS3, make_context: ContextFactory
-) -> None:
+def test_trouble_of_the_source_is_not_held_against_the_target(fake: FakeS3, there: FakeS3, make_context: Make) -> None:
     """A healthy node must not leave the pool because another pool is ill."""
     put(there, os.urandom(2 * PART))
     context = make_context(source=there)
@@ -217,7 +208,7 @@ def test_trouble_of_the_source_is_not_held_against_the_target(
 
 @pytest.mark.parametrize("part_size", [0, PART])
 def test_source_that_is_replaced_between_ranges_is_tried_again(
-    fake: FakeS3, there: FakeS3, make_context: ContextFactory, part_size: int
+    fake: FakeS3, there: FakeS3, make_context: Make, part_size: int
 ) -> None:
     """Half of the one and half of the other is what nobody ever stored."""
     put(there, os.urandom(3 * PART), part_size=part_size)
@@ -233,7 +224,7 @@ def test_source_that_is_replaced_between_ranges_is_tried_again(
 
 @pytest.mark.parametrize(("size", "part_size"), [(9, 0), (2 * MIB, 0), (2 * PART, PART)])
 def test_flipped_byte_from_the_source_is_never_stored(
-    fake: FakeS3, there: FakeS3, make_context: ContextFactory, size: int, part_size: int
+    fake: FakeS3, there: FakeS3, make_context: Make, size: int, part_size: int
 ) -> None:
     """The ETag of the source tells, before the target has the last byte."""
     put(there, os.urandom(size), part_size=part_size)
@@ -247,9 +238,7 @@ def test_flipped_byte_from_the_source_is_never_stored(
     assert {} == fake.store.bucket("b").uploads
 
 
-def test_flipped_byte_in_a_later_part_of_an_md5_is_found(
-    fake: FakeS3, there: FakeS3, make_context: ContextFactory
-) -> None:
+def test_flipped_byte_in_a_later_part_of_an_md5_is_found(fake: FakeS3, there: FakeS3, make_context: Make) -> None:
     """The running digest goes over the borders of the parts."""
     put(there, os.urandom(2 * PART))
     there.fault(FlipByte(at=5), op="GetObject", nth=2)
@@ -261,9 +250,7 @@ def test_flipped_byte_in_a_later_part_of_an_md5_is_found(
 
 
 @pytest.mark.parametrize("size", [9, 2 * MIB])
-def test_flipped_byte_to_the_target_is_never_stored(
-    fake: FakeS3, there: FakeS3, make_context: ContextFactory, size: int
-) -> None:
+def test_flipped_byte_to_the_target_is_never_stored(fake: FakeS3, there: FakeS3, make_context: Make, size: int) -> None:
     """The target compares a digest that went ahead of the bytes."""
     fake.secrets.update({"FAKEACCESSKEY0000000": "fake/secret+key=0123456789abcdefghijklmn"})
     put(there, os.urandom(size))
@@ -275,9 +262,7 @@ def test_flipped_byte_to_the_target_is_never_stored(
     assert {} == fake.store.bodies("b")
 
 
-def test_flipped_byte_in_a_part_to_the_target_is_sent_again(
-    fake: FakeS3, there: FakeS3, make_context: ContextFactory
-) -> None:
+def test_flipped_byte_in_a_part_to_the_target_is_sent_again(fake: FakeS3, there: FakeS3, make_context: Make) -> None:
     """The part's ETag gives it away, and the upload is still open."""
     content = os.urandom(2 * PART)
     put(there, content, part_size=PART)
@@ -289,7 +274,7 @@ def test_flipped_byte_in_a_part_to_the_target_is_sent_again(
     assert 3 == len(fake.ops(op="UploadPart"))
 
 
-def test_part_that_is_flipped_each_time_fails(fake: FakeS3, there: FakeS3, make_context: ContextFactory) -> None:
+def test_part_that_is_flipped_each_time_fails(fake: FakeS3, there: FakeS3, make_context: Make) -> None:
     """The second time a digest goes ahead, and the target refuses."""
     put(there, os.urandom(2 * PART), part_size=PART)
     fake.fault(flip_received(5), op="UploadPart", times=0)
@@ -300,7 +285,7 @@ def test_part_that_is_flipped_each_time_fails(fake: FakeS3, there: FakeS3, make_
     assert ({}, {}) == (fake.store.bodies("b"), fake.store.bucket("b").uploads)
 
 
-def test_etags_that_are_no_digests_are_coped_with(fake: FakeS3, there: FakeS3, make_context: ContextFactory) -> None:
+def test_etags_that_are_no_digests_are_coped_with(fake: FakeS3, there: FakeS3, make_context: Make) -> None:
     """A bucket that encrypts with KMS gives such; the server compares Content-MD5 then."""
     content = os.urandom(3 * PART)
     put(there, content, part_size=PART)
@@ -317,9 +302,7 @@ def test_etags_that_are_no_digests_are_coped_with(fake: FakeS3, there: FakeS3, m
     assert {} == stored
 
 
-def test_server_that_stores_something_else_is_found_out(
-    fake: FakeS3, there: FakeS3, make_context: ContextFactory
-) -> None:
+def test_server_that_stores_something_else_is_found_out(fake: FakeS3, there: FakeS3, make_context: Make) -> None:
     """It accepted the digest and says itself that it has other bytes."""
     put(there, os.urandom(2 * PART), part_size=PART)
     fake.fault(FlipStored(at=5), op="UploadPart", times=0)
@@ -330,7 +313,7 @@ def test_server_that_stores_something_else_is_found_out(
     assert ({}, {}) == (fake.store.bodies("b"), fake.store.bucket("b").uploads)
 
 
-def test_checksum_is_sent_ahead(fake: FakeS3, there: FakeS3, make_context: ContextFactory) -> None:
+def test_checksum_is_sent_ahead(fake: FakeS3, there: FakeS3, make_context: Make) -> None:
     """It is a header, so the source is read twice; the server holds the bytes against it."""
     for key, size, part_size in (("small", 9, 0), ("middle", 2 * MIB, 0), ("large", 2 * PART, PART)):
         put(there, os.urandom(size), key=key, part_size=part_size)
@@ -343,7 +326,7 @@ def test_checksum_is_sent_ahead(fake: FakeS3, there: FakeS3, make_context: Conte
 
 
 def test_object_that_outgrew_memory_since_the_listing_is_streamed(
-    fake: FakeS3, there: FakeS3, make_context: ContextFactory
+    fake: FakeS3, there: FakeS3, make_context: Make
 ) -> None:
     """A listing may be hours old."""
     content = os.urandom(IN_MEMORY_BYTES + 5)
@@ -354,7 +337,7 @@ def test_object_that_outgrew_memory_since_the_listing_is_streamed(
     assert content == fake.store.bodies("b")["copy"]
 
 
-def test_cut_answer_for_a_small_object_goes_on(fake: FakeS3, there: FakeS3, make_context: ContextFactory) -> None:
+def test_cut_answer_for_a_small_object_goes_on(fake: FakeS3, there: FakeS3, make_context: Make) -> None:
     """The rest comes from another node."""
     content = os.urandom(MIB)
     put(there, content)
@@ -365,7 +348,7 @@ def test_cut_answer_for_a_small_object_goes_on(fake: FakeS3, there: FakeS3, make
     assert content == fake.store.bodies("b")["copy"]
 
 
-def test_source_that_ignores_ranges_fails_alone(fake: FakeS3, there: FakeS3, make_context: ContextFactory) -> None:
+def test_source_that_ignores_ranges_fails_alone(fake: FakeS3, there: FakeS3, make_context: Make) -> None:
     """Whole objects in place of parts would make another object."""
     put(there, os.urandom(2 * PART), part_size=PART)
     there.fault(IgnoreHeader("range"), op="GetObject", times=0)
@@ -376,7 +359,7 @@ def test_source_that_ignores_ranges_fails_alone(fake: FakeS3, there: FakeS3, mak
     assert ({}, {}) == (fake.store.bodies("b"), fake.store.bucket("b").uploads)
 
 
-def test_update_and_no_clobber_hold_between_pools(fake: FakeS3, there: FakeS3, make_context: ContextFactory) -> None:
+def test_update_and_no_clobber_hold_between_pools(fake: FakeS3, there: FakeS3, make_context: Make) -> None:
     """The source's time is asked for at the source."""
     there.store.add("src", "k", b"new", mtime=1_000)
     fake.store.add("b", "copy", b"old", mtime=2_000)
@@ -389,9 +372,7 @@ def test_update_and_no_clobber_hold_between_pools(fake: FakeS3, there: FakeS3, m
     assert ("it exists", "the source is not newer", "") == (kept.skipped, not_newer.skipped, newer.skipped)
 
 
-def test_no_clobber_holds_against_who_comes_in_between(
-    fake: FakeS3, there: FakeS3, make_context: ContextFactory
-) -> None:
+def test_no_clobber_holds_against_who_comes_in_between(fake: FakeS3, there: FakeS3, make_context: Make) -> None:
     """The target is asked once more, by the condition on the request itself."""
     put(there, os.urandom(2 * MIB))
     there.fault(Call(lambda _: fake.store.add("b", "copy", b"theirs")), op="GetObject")

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -15,11 +14,11 @@ from s3pool.transfer.tasks import Done, DownloadTask
 from s3pool.transfer.upload import upload_stream
 from tests.support.fake_s3 import MIB, Call, CutBody, FakeS3, IgnoreHeader, Rewrite
 from tests.support.transfers import download
+from tests.unit.transfer.conftest import Make
 
 PART = 5 * MIB
 LARGE = 3 * PART + 17
 LITTLE = 100_000  # less than is gathered
-ContextFactory = Callable[..., TransferContext]
 
 
 def put(fake: FakeS3, content: bytes, **headers: str) -> None:
@@ -41,7 +40,7 @@ def fetch(root: Path, context: TransferContext, *, relative: str = "f", size: in
 @pytest.mark.parametrize("size", [0, 1, PART, PART + 1, LARGE])
 @pytest.mark.parametrize("workers", [0, 3])
 def test_written_bytes_are_the_objects(
-    fake: FakeS3, make_context: ContextFactory, tmp_path: Path, size: int, workers: int
+    fake: FakeS3, make_context: Make, tmp_path: Path, size: int, workers: int
 ) -> None:
     """In one stream or in ranges, and nothing else is left."""
     content = os.urandom(size)
@@ -54,7 +53,7 @@ def test_written_bytes_are_the_objects(
     assert ["f"] == os.listdir(tmp_path / "out")
 
 
-def test_object_of_parts_is_fetched_by_its_parts(fake: FakeS3, make_context: ContextFactory, tmp_path: Path) -> None:
+def test_object_of_parts_is_fetched_by_its_parts(fake: FakeS3, make_context: Make, tmp_path: Path) -> None:
     """Its ETag can be made of what is fetched, without reading the file again."""
     content = os.urandom(LARGE)
     put_in_parts(content, make_context(part_size=PART))
@@ -66,7 +65,7 @@ def test_object_of_parts_is_fetched_by_its_parts(fake: FakeS3, make_context: Con
     assert f"bytes=0-{PART - 1}" in ranges
 
 
-def test_ranges_go_over_all_endpoints(fake: FakeS3, make_context: ContextFactory, tmp_path: Path) -> None:
+def test_ranges_go_over_all_endpoints(fake: FakeS3, make_context: Make, tmp_path: Path) -> None:
     """One large object has the bandwidth of the whole pool."""
     put(fake, os.urandom(LARGE))
 
@@ -76,7 +75,7 @@ def test_ranges_go_over_all_endpoints(fake: FakeS3, make_context: ContextFactory
 
 
 def test_modification_time_is_last_modified_where_none_was_stored(
-    fake: FakeS3, make_context: ContextFactory, tmp_path: Path
+    fake: FakeS3, make_context: Make, tmp_path: Path
 ) -> None:
     """Sync compares with it."""
     put(fake, b"x")
@@ -87,9 +86,7 @@ def test_modification_time_is_last_modified_where_none_was_stored(
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_cut_connection_goes_on_from_its_byte(
-    fake: FakeS3, make_context: ContextFactory, tmp_path: Path, workers: int
-) -> None:
+def test_cut_connection_goes_on_from_its_byte(fake: FakeS3, make_context: Make, tmp_path: Path, workers: int) -> None:
     """What has arrived is not fetched again, and the rest is bound to the same object."""
     content = os.urandom(LARGE)
     put(fake, content)
@@ -103,7 +100,7 @@ def test_cut_connection_goes_on_from_its_byte(
     assert all(not headers["range"].startswith("bytes=0-") for headers in resumed)
 
 
-def test_little_that_came_before_a_cut_is_kept(fake: FakeS3, make_context: ContextFactory, tmp_path: Path) -> None:
+def test_little_that_came_before_a_cut_is_kept(fake: FakeS3, make_context: Make, tmp_path: Path) -> None:
     """What is gathered to be written at once is written, too, when there is no more of it."""
     content = os.urandom(LARGE)
     put(fake, content)
@@ -116,9 +113,7 @@ def test_little_that_came_before_a_cut_is_kept(fake: FakeS3, make_context: Conte
     assert 1 == sum(value.startswith(f"bytes={LITTLE}-") for value in ranges), ranges
 
 
-def test_rest_that_the_server_cannot_give_is_skipped_to(
-    fake: FakeS3, make_context: ContextFactory, tmp_path: Path
-) -> None:
+def test_rest_that_the_server_cannot_give_is_skipped_to(fake: FakeS3, make_context: Make, tmp_path: Path) -> None:
     """A server without ranges sends all again, and only the missing part of it counts."""
     content = os.urandom(LARGE)
     put(fake, content)
@@ -130,9 +125,7 @@ def test_rest_that_the_server_cannot_give_is_skipped_to(
     assert content == (tmp_path / "f").read_bytes()
 
 
-def test_server_that_ignores_ranges_is_read_in_one_stream(
-    fake: FakeS3, make_context: ContextFactory, tmp_path: Path
-) -> None:
+def test_server_that_ignores_ranges_is_read_in_one_stream(fake: FakeS3, make_context: Make, tmp_path: Path) -> None:
     """The whole object in the place of a range would be written over itself."""
     content = os.urandom(LARGE)
     put(fake, content)
@@ -143,7 +136,7 @@ def test_server_that_ignores_ranges_is_read_in_one_stream(
     assert content == (tmp_path / "f").read_bytes()
 
 
-def test_other_range_than_asked_for_fails(fake: FakeS3, make_context: ContextFactory, tmp_path: Path) -> None:
+def test_other_range_than_asked_for_fails(fake: FakeS3, make_context: Make, tmp_path: Path) -> None:
     """Bytes of another place have no place in the file."""
     put(fake, os.urandom(LARGE))
 
@@ -159,7 +152,7 @@ def test_other_range_than_asked_for_fails(fake: FakeS3, make_context: ContextFac
     assert [] == os.listdir(tmp_path)
 
 
-def test_stop_ends_a_download(fake: FakeS3, make_context: ContextFactory, tmp_path: Path) -> None:
+def test_stop_ends_a_download(fake: FakeS3, make_context: Make, tmp_path: Path) -> None:
     """An interrupt leaves nothing behind."""
     put(fake, os.urandom(LARGE))
     context = make_context(part_size=PART)
@@ -171,9 +164,7 @@ def test_stop_ends_a_download(fake: FakeS3, make_context: ContextFactory, tmp_pa
     assert [] == os.listdir(tmp_path)
 
 
-def test_key_that_ends_in_a_slash_becomes_a_directory(
-    fake: FakeS3, make_context: ContextFactory, tmp_path: Path
-) -> None:
+def test_key_that_ends_in_a_slash_becomes_a_directory(fake: FakeS3, make_context: Make, tmp_path: Path) -> None:
     """Other tools mark directories so."""
     put(fake, b"")
 
@@ -182,7 +173,7 @@ def test_key_that_ends_in_a_slash_becomes_a_directory(
     assert (tmp_path / "d/e").is_dir()
 
 
-def test_directory_key_with_content_is_refused(fake: FakeS3, make_context: ContextFactory, tmp_path: Path) -> None:
+def test_directory_key_with_content_is_refused(fake: FakeS3, make_context: Make, tmp_path: Path) -> None:
     """No file can have that name, and its bytes must not vanish silently."""
     put(fake, b"content")
 
@@ -190,7 +181,7 @@ def test_directory_key_with_content_is_refused(fake: FakeS3, make_context: Conte
         fetch(tmp_path, make_context(), relative="d/")
 
 
-def test_no_clobber_leaves_what_is_there(fake: FakeS3, make_context: ContextFactory, tmp_path: Path) -> None:
+def test_no_clobber_leaves_what_is_there(fake: FakeS3, make_context: Make, tmp_path: Path) -> None:
     """Also when it came while the bytes were on their way."""
     put(fake, b"new")
     fake.fault(Call(lambda _: (tmp_path / "f").write_bytes(b"old")), op="GetObject")
@@ -202,7 +193,7 @@ def test_no_clobber_leaves_what_is_there(fake: FakeS3, make_context: ContextFact
     assert b"old" == (tmp_path / "f").read_bytes()
 
 
-def test_update_fetches_only_what_is_newer(fake: FakeS3, make_context: ContextFactory, tmp_path: Path) -> None:
+def test_update_fetches_only_what_is_newer(fake: FakeS3, make_context: Make, tmp_path: Path) -> None:
     """A file that came from the object is not older than it, whenever that was stored."""
     put(fake, b"x", **{"x-amz-meta-mtime": "1500000000.5"})
     context = make_context(update=True)
@@ -215,7 +206,7 @@ def test_update_fetches_only_what_is_newer(fake: FakeS3, make_context: ContextFa
     assert ("", "the source is not newer", "") == (first.skipped, again.skipped, older.skipped)
 
 
-def test_mode_of_a_replaced_file_stays(fake: FakeS3, make_context: ContextFactory, tmp_path: Path) -> None:
+def test_mode_of_a_replaced_file_stays(fake: FakeS3, make_context: Make, tmp_path: Path) -> None:
     """A private file stays private."""
     (tmp_path / "f").write_bytes(b"old")
     (tmp_path / "f").chmod(0o600)
@@ -230,7 +221,7 @@ def test_mode_of_a_replaced_file_stays(fake: FakeS3, make_context: ContextFactor
 @pytest.mark.parametrize("no_clobber", [False, True])
 def test_a_small_file_that_another_run_sweeps_is_written_again(
     fake: FakeS3,
-    make_context: ContextFactory,
+    make_context: Make,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     *,
@@ -258,7 +249,7 @@ def test_a_small_file_that_another_run_sweeps_is_written_again(
     assert sweeps == 1 or len(set(swept)) == 3
 
 
-def test_preserve_restores_the_mode(fake: FakeS3, make_context: ContextFactory, tmp_path: Path) -> None:
+def test_preserve_restores_the_mode(fake: FakeS3, make_context: Make, tmp_path: Path) -> None:
     """As rclone stores it."""
     put(fake, b"#!/bin/sh", **{"x-amz-meta-mode": "0100750"})
 
@@ -268,7 +259,7 @@ def test_preserve_restores_the_mode(fake: FakeS3, make_context: ContextFactory, 
 
 
 def test_full_disk_is_one_clear_error(
-    fake: FakeS3, make_context: ContextFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fake: FakeS3, make_context: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And leaves nothing behind."""
     put(fake, b"new")
@@ -285,7 +276,7 @@ def test_full_disk_is_one_clear_error(
 
 
 @pytest.mark.parametrize("parts", [True, False])
-def test_stream_gives_the_bytes_in_order(fake: FakeS3, make_context: ContextFactory, parts: bool) -> None:
+def test_stream_gives_the_bytes_in_order(fake: FakeS3, make_context: Make, parts: bool) -> None:
     """Standard output cannot seek, so a cut is healed in place."""
     content = os.urandom(LARGE)
     if parts:

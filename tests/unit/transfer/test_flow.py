@@ -6,7 +6,7 @@ import itertools
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from hashlib import md5
 from pathlib import Path
 
@@ -37,8 +37,9 @@ from s3pool.transfer.tasks import (
     UploadTask,
 )
 from tests.support.fake_s3 import CutBody, FakeS3, FlipByte, Reset, internal_error
+from tests.unit.transfer.conftest import Make
 
-ContextFactory = Callable[..., TransferContext]
+Files = dict[str, bytes]
 COUNT = 60
 PATIENCE_S = 10.0
 START_LIMIT_S = 20.0  # of a thread on a loaded machine
@@ -73,12 +74,12 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
-def uploads(tmp_path: Path, files: dict[str, bytes]) -> list[UploadTask]:
+def uploads(tmp_path: Path, files: Files) -> list[UploadTask]:
     """Give a task for each file."""
     return [UploadTask(str(tmp_path / "src" / name), "b", name, len(content)) for name, content in files.items()]
 
 
-def downloads(fake: FakeS3, tmp_path: Path, files: dict[str, bytes]) -> list[DownloadTask]:
+def downloads(fake: FakeS3, tmp_path: Path, files: Files) -> list[DownloadTask]:
     """Store the files and give a task for each."""
     for name, content in files.items():
         fake.store.add("b", name, content, mtime=1_600_000_000)
@@ -99,7 +100,7 @@ def outcomes_of(tasks: list[UploadTask] | list[DownloadTask], context: TransferC
 
 
 def test_uploads_store_every_byte_and_the_time(
-    fake: FakeS3, make_context: ContextFactory, tmp_path: Path, files: dict[str, bytes], taken: list[str]
+    fake: FakeS3, make_context: Make, tmp_path: Path, files: Files, taken: list[str]
 ) -> None:
     """A window is only faster."""
     outcomes = outcomes_of(uploads(tmp_path, files), make_context(workers=8))
@@ -112,7 +113,7 @@ def test_uploads_store_every_byte_and_the_time(
 
 
 def test_downloads_write_every_byte_and_the_time(
-    fake: FakeS3, make_context: ContextFactory, tmp_path: Path, files: dict[str, bytes], taken: list[str]
+    fake: FakeS3, make_context: Make, tmp_path: Path, files: Files, taken: list[str]
 ) -> None:
     """And leave no temporary file."""
     outcomes = outcomes_of(downloads(fake, tmp_path, files), make_context(workers=8))
@@ -123,9 +124,7 @@ def test_downloads_write_every_byte_and_the_time(
     assert {1_600_000_000} == {path.stat().st_mtime for path in (tmp_path / "out").iterdir()}
 
 
-def test_server_error_at_first_is_tried_again(
-    fake: FakeS3, make_context: ContextFactory, tmp_path: Path, files: dict[str, bytes]
-) -> None:
+def test_server_error_at_first_is_tried_again(fake: FakeS3, make_context: Make, tmp_path: Path, files: Files) -> None:
     """The first attempt is not the last one."""
     fake.fault(internal_error(), op="PutObject", nth=3, times=5)
     fake.fault(Reset(after=1), op="PutObject", nth=20, times=3)
@@ -136,9 +135,7 @@ def test_server_error_at_first_is_tried_again(
     assert {DONE} == {outcome.state for outcome in outcomes.values()}
 
 
-def test_body_cut_on_the_way_is_fetched_again(
-    fake: FakeS3, make_context: ContextFactory, tmp_path: Path, files: dict[str, bytes]
-) -> None:
+def test_body_cut_on_the_way_is_fetched_again(fake: FakeS3, make_context: Make, tmp_path: Path, files: Files) -> None:
     """Half an object never gets the target's name."""
     tasks = downloads(fake, tmp_path, files)
     fake.fault(CutBody(after=3), op="GetObject", nth=10, times=4)
@@ -148,9 +145,7 @@ def test_body_cut_on_the_way_is_fetched_again(
     assert files == found_in(tmp_path / "out")
 
 
-def test_flipped_byte_fails_that_file_alone(
-    fake: FakeS3, make_context: ContextFactory, tmp_path: Path, files: dict[str, bytes]
-) -> None:
+def test_flipped_byte_fails_that_file_alone(fake: FakeS3, make_context: Make, tmp_path: Path, files: Files) -> None:
     """The old target stays, and the rest is done."""
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "f002").write_bytes(b"old")
@@ -163,9 +158,7 @@ def test_flipped_byte_fails_that_file_alone(
     assert ["f002"] == [key for key, outcome in outcomes.items() if outcome.state == FAILED]
 
 
-def test_file_that_is_missing_fails_alone(
-    fake: FakeS3, make_context: ContextFactory, tmp_path: Path, files: dict[str, bytes]
-) -> None:
+def test_file_that_is_missing_fails_alone(fake: FakeS3, make_context: Make, tmp_path: Path, files: Files) -> None:
     """It went away after the walk saw it."""
     tasks = uploads(tmp_path, files)
     (tmp_path / "src" / "f007").unlink()
@@ -177,9 +170,7 @@ def test_file_that_is_missing_fails_alone(
     assert COUNT - 1 == len(fake.store.bodies("b"))
 
 
-def test_file_that_grew_is_sent_as_it_is_now(
-    fake: FakeS3, make_context: ContextFactory, tmp_path: Path, files: dict[str, bytes]
-) -> None:
+def test_file_that_grew_is_sent_as_it_is_now(fake: FakeS3, make_context: Make, tmp_path: Path, files: Files) -> None:
     """The size at the time of the walk is only a hint."""
     tasks = uploads(tmp_path, files)
     grown = os.urandom(IN_WINDOW_BYTES + 1)
@@ -191,7 +182,7 @@ def test_file_that_grew_is_sent_as_it_is_now(
 
 
 def test_object_that_grew_is_fetched_as_it_is_now(
-    fake: FakeS3, make_context: ContextFactory, tmp_path: Path, files: dict[str, bytes]
+    fake: FakeS3, make_context: Make, tmp_path: Path, files: Files
 ) -> None:
     """The size in the listing is only a hint as well."""
     tasks = downloads(fake, tmp_path, files)
@@ -203,9 +194,7 @@ def test_object_that_grew_is_fetched_as_it_is_now(
     assert files | {"f004": grown} == found_in(tmp_path / "out")
 
 
-def test_missing_object_fails_alone(
-    fake: FakeS3, make_context: ContextFactory, tmp_path: Path, files: dict[str, bytes]
-) -> None:
+def test_missing_object_fails_alone(fake: FakeS3, make_context: Make, tmp_path: Path, files: Files) -> None:
     """It was removed after the listing saw it."""
     tasks = downloads(fake, tmp_path, files)
     fake.store.bucket("b").remove("f009", "null")
@@ -216,9 +205,7 @@ def test_missing_object_fails_alone(
     assert COUNT - 1 == len(found_in(tmp_path / "out"))
 
 
-def test_link_in_the_way_is_refused_as_ever(
-    fake: FakeS3, make_context: ContextFactory, tmp_path: Path, files: dict[str, bytes]
-) -> None:
+def test_link_in_the_way_is_refused_as_ever(fake: FakeS3, make_context: Make, tmp_path: Path, files: Files) -> None:
     """Nothing may be written outside the target, whoever writes it."""
     (tmp_path / "out").mkdir()
     (tmp_path / "elsewhere").mkdir()
@@ -233,7 +220,7 @@ def test_link_in_the_way_is_refused_as_ever(
 
 
 def test_run_that_was_told_to_stop_begins_nothing(
-    fake: FakeS3, make_context: ContextFactory, tmp_path: Path, files: dict[str, bytes]
+    fake: FakeS3, make_context: Make, tmp_path: Path, files: Files
 ) -> None:
     """What waits for a window is not started any more."""
     context = make_context(workers=8)
@@ -250,9 +237,7 @@ def test_run_that_was_told_to_stop_begins_nothing(
     assert NOT_STARTED == next(outcome.state for outcome in outcomes if outcome.task is tasks[-1])
 
 
-def test_first_small_task_waits_for_no_other(
-    fake: FakeS3, make_context: ContextFactory, tmp_path: Path, files: dict[str, bytes]
-) -> None:
+def test_first_small_task_waits_for_no_other(fake: FakeS3, make_context: Make, tmp_path: Path, files: Files) -> None:
     """A sync may look at a million names before it finds another one to copy."""
     first, *others = uploads(tmp_path, files)
     done_before: list[bool] = []
@@ -270,7 +255,7 @@ def test_first_small_task_waits_for_no_other(
     assert [True] == done_before
 
 
-def test_pool_that_is_dead_is_found_out_once(tmp_path: Path, files: dict[str, bytes], fake: FakeS3) -> None:
+def test_pool_that_is_dead_is_found_out_once(tmp_path: Path, files: Files, fake: FakeS3) -> None:
     """With retries it takes ten seconds, and was found out sixty times."""
     config = load_config({"retries": 0}, environ=fake.environment, cwd=str(tmp_path), home=str(tmp_path))
     fake.stop()
@@ -290,9 +275,9 @@ def test_pool_that_is_dead_is_found_out_once(tmp_path: Path, files: dict[str, by
 @pytest.mark.parametrize("is_up", [True, False], ids=["up", "down"])
 def test_everything_arrives_without_epoll(
     fake: FakeS3,
-    make_context: ContextFactory,
+    make_context: Make,
     tmp_path: Path,
-    files: dict[str, bytes],
+    files: Files,
     monkeypatch: pytest.MonkeyPatch,
     is_up: bool,
 ) -> None:
@@ -309,9 +294,9 @@ def test_everything_arrives_without_epoll(
 @pytest.mark.parametrize("is_up", [True, False], ids=["up", "down"])
 def test_thread_that_is_held_up_gets_others_beside_it(
     fake: FakeS3,
-    make_context: ContextFactory,
+    make_context: Make,
     tmp_path: Path,
-    files: dict[str, bytes],
+    files: Files,
     monkeypatch: pytest.MonkeyPatch,
     is_up: bool,
 ) -> None:
@@ -342,7 +327,7 @@ def test_thread_that_is_held_up_gets_others_beside_it(
 
 
 def test_thread_whose_files_are_at_hand_stays_alone(
-    fake: FakeS3, make_context: ContextFactory, tmp_path: Path, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+    fake: FakeS3, make_context: Make, tmp_path: Path, files: Files, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever waits for answers gains nothing by more threads."""
     monkeypatch.setattr(flow, "LOOK_S", 0.0)
@@ -356,7 +341,7 @@ def test_thread_whose_files_are_at_hand_stays_alone(
     assert [] == widened
 
 
-def test_one_connection_is_enough(fake: FakeS3, tmp_path: Path, files: dict[str, bytes], taken: list[str]) -> None:
+def test_one_connection_is_enough(fake: FakeS3, tmp_path: Path, files: Files, taken: list[str]) -> None:
     """A thread that holds all connections gives them back before it wants more."""
     config = load_config({"max_connections": 1}, environ=fake.environment, cwd=str(tmp_path), home=str(tmp_path))
     executor = BoundedExecutor(16)
@@ -383,9 +368,9 @@ def test_one_connection_is_enough(fake: FakeS3, tmp_path: Path, files: dict[str,
 @pytest.mark.parametrize("is_up", [True, False], ids=["up", "down"])
 def test_every_option_is_for_the_window_too(
     fake: FakeS3,
-    make_context: ContextFactory,
+    make_context: Make,
     tmp_path: Path,
-    files: dict[str, bytes],
+    files: Files,
     taken: list[str],
     options: dict[str, object],
     is_up: bool,
@@ -403,9 +388,7 @@ def test_every_option_is_for_the_window_too(
 
 
 @pytest.mark.parametrize("options", [{}, {"remove_source": True}], ids=["cp", "mv"])
-def test_copies_are_for_the_window(
-    fake: FakeS3, make_context: ContextFactory, files: dict[str, bytes], options: dict[str, object]
-) -> None:
+def test_copies_are_for_the_window(fake: FakeS3, make_context: Make, files: Files, options: dict[str, object]) -> None:
     """HEAD, CopyObject, and what a move has to prove."""
     for name, content in files.items():
         fake.store.add("b", f"old/{name}", content)
@@ -420,7 +403,7 @@ def test_copies_are_for_the_window(
 
 
 def test_what_exists_stays_when_it_is_not_to_be_replaced(
-    fake: FakeS3, make_context: ContextFactory, tmp_path: Path, files: dict[str, bytes]
+    fake: FakeS3, make_context: Make, tmp_path: Path, files: Files
 ) -> None:
     """HEAD finds it, and no file is sent for nothing."""
     fake.store.add("b", "f003", b"old")
@@ -431,7 +414,7 @@ def test_what_exists_stays_when_it_is_not_to_be_replaced(
     assert ["f003"] == [key for key, outcome in outcomes.items() if outcome.state == SKIPPED]
 
 
-def test_size_decides_what_is_short(make_context: ContextFactory) -> None:
+def test_size_decides_what_is_short(make_context: Make) -> None:
     """An unknown size may be any."""
     task = UploadTask("f", "b", "k", IN_WINDOW_BYTES)
     suits = TransferWindow(make_context(workers=8), runner.transfer).suits
@@ -441,7 +424,7 @@ def test_size_decides_what_is_short(make_context: ContextFactory) -> None:
     assert [False, True, True, False] == verdicts
 
 
-def test_task_in_question_is_for_a_worker(make_context: ContextFactory) -> None:
+def test_task_in_question_is_for_a_worker(make_context: Make) -> None:
     """Whether it is needed takes requests, or the reading of files."""
     context = make_context(workers=8)
     task = UploadTask("f", "b", "k", 1)
@@ -454,9 +437,9 @@ def test_task_in_question_is_for_a_worker(make_context: ContextFactory) -> None:
 
 def test_fault_of_our_own_fails_one_task(
     fake: FakeS3,
-    make_context: ContextFactory,
+    make_context: Make,
     tmp_path: Path,
-    files: dict[str, bytes],
+    files: Files,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The others of the window go on."""
@@ -476,9 +459,7 @@ def test_fault_of_our_own_fails_one_task(
 
 
 @pytest.mark.parametrize(("part_size", "state"), [(6, DONE), (0, FAILED)], ids=["right", "wrong"])
-def test_etag_of_parts_is_checked(
-    fake: FakeS3, make_context: ContextFactory, tmp_path: Path, part_size: int, state: str
-) -> None:
+def test_etag_of_parts_is_checked(fake: FakeS3, make_context: Make, tmp_path: Path, part_size: int, state: str) -> None:
     """Which parts it was made of is told, or must be found out."""
     content = b"x" * 10
     made = composite_etag(md5(part).hexdigest() for part in (content[:6], content[6:]))
@@ -494,9 +475,9 @@ def test_etag_of_parts_is_checked(
 
 def test_request_that_cannot_be_built_fails_one_task(
     fake: FakeS3,
-    make_context: ContextFactory,
+    make_context: Make,
     tmp_path: Path,
-    files: dict[str, bytes],
+    files: Files,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A window that dies would leave the run waiting for its results for ever."""
@@ -516,7 +497,7 @@ def test_request_that_cannot_be_built_fails_one_task(
 
 
 def test_what_failed_at_first_is_done_before_the_stream_ends(
-    fake: FakeS3, make_context: ContextFactory, tmp_path: Path, files: dict[str, bytes]
+    fake: FakeS3, make_context: Make, tmp_path: Path, files: Files
 ) -> None:
     """A long run would leave no time for a second attempt."""
     fake.fault(internal_error(), op="PutObject", key="f003")

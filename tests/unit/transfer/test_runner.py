@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -29,8 +29,7 @@ from s3pool.transfer.tasks import (
     UploadTask,
 )
 from tests.support.fake_s3 import Answer, Call, FakeS3
-
-ContextFactory = Callable[..., TransferContext]
+from tests.unit.transfer.conftest import Make
 
 
 @pytest.fixture
@@ -46,7 +45,7 @@ def files(tmp_path: Path) -> list[UploadTask]:
 
 @pytest.mark.parametrize("workers", [0, 4])
 def test_outcomes_come_home_for_every_task(
-    fake: FakeS3, make_context: ContextFactory, files: list[UploadTask], workers: int
+    fake: FakeS3, make_context: Make, files: list[UploadTask], workers: int
 ) -> None:
     """Who writes the journal must hear of every one."""
     outcomes: list[Outcome] = []
@@ -57,9 +56,7 @@ def test_outcomes_come_home_for_every_task(
     assert (20, 20, 30, 0) == (summary.checked, summary.copied, summary.bytes, summary.failed)
 
 
-def test_one_failure_does_not_stop_the_others(
-    fake: FakeS3, make_context: ContextFactory, files: list[UploadTask]
-) -> None:
+def test_one_failure_does_not_stop_the_others(fake: FakeS3, make_context: Make, files: list[UploadTask]) -> None:
     """A backup of a million files has one that is forbidden."""
     fake.fault(Answer(403, "AccessDenied"), op="PutObject", key="f07")
 
@@ -69,9 +66,7 @@ def test_one_failure_does_not_stop_the_others(
     assert ["AccessDenied"] == [error.code for error in summary.errors if isinstance(error, S3Error)]
 
 
-def test_failure_that_meets_all_stops_the_run(
-    fake: FakeS3, make_context: ContextFactory, files: list[UploadTask]
-) -> None:
+def test_failure_that_meets_all_stops_the_run(fake: FakeS3, make_context: Make, files: list[UploadTask]) -> None:
     """A missing bucket need not be asked a million times."""
     tasks = [UploadTask(task.path, "missing", task.key, 2) for task in files]
 
@@ -81,7 +76,7 @@ def test_failure_that_meets_all_stops_the_run(
     assert isinstance(summary.stopped_by, S3Error)
 
 
-def test_problems_take_their_place_in_the_stream(make_context: ContextFactory) -> None:
+def test_problems_take_their_place_in_the_stream(make_context: Make) -> None:
     """A source that cannot be read is told among the others."""
     outcomes: list[Outcome] = []
     items: list[Item] = [Problem("a", LocalFileError("bad")), Problem("b", RefusedError("no"))]
@@ -93,7 +88,7 @@ def test_problems_take_their_place_in_the_stream(make_context: ContextFactory) -
 
 
 def test_listing_that_fails_ends_the_stream_but_not_what_had_begun(
-    fake: FakeS3, make_context: ContextFactory, files: list[UploadTask]
+    fake: FakeS3, make_context: Make, files: list[UploadTask]
 ) -> None:
     """The summary tells that it is not the whole."""
 
@@ -107,9 +102,7 @@ def test_listing_that_fails_ends_the_stream_but_not_what_had_begun(
     assert isinstance(summary.stopped_by, NoEndpointError)
 
 
-def test_interrupt_stops_the_work_and_goes_on(
-    fake: FakeS3, make_context: ContextFactory, files: list[UploadTask]
-) -> None:
+def test_interrupt_stops_the_work_and_goes_on(fake: FakeS3, make_context: Make, files: list[UploadTask]) -> None:
     """What had begun ends; what had not is not begun."""
     context = make_context(workers=2)
     summary = Summary()
@@ -128,7 +121,7 @@ def test_interrupt_stops_the_work_and_goes_on(
     assert {} == fake.store.bucket("b").uploads
 
 
-def test_task_after_the_word_to_stop_is_not_begun(make_context: ContextFactory, files: list[UploadTask]) -> None:
+def test_task_after_the_word_to_stop_is_not_begun(make_context: Make, files: list[UploadTask]) -> None:
     """It is neither done nor failed."""
     context = make_context()
     context.stop.set()
@@ -139,7 +132,7 @@ def test_task_after_the_word_to_stop_is_not_begun(make_context: ContextFactory, 
 
 
 def test_broken_task_is_told_and_the_others_go_on(
-    fake: FakeS3, make_context: ContextFactory, files: list[UploadTask], monkeypatch: pytest.MonkeyPatch
+    fake: FakeS3, make_context: Make, files: list[UploadTask], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A fault of our own in one task must not end the run."""
 
@@ -153,7 +146,7 @@ def test_broken_task_is_told_and_the_others_go_on(
     assert 2 == summary.failed
 
 
-def test_rehearsal_changes_nothing(fake: FakeS3, make_context: ContextFactory, files: list[UploadTask]) -> None:
+def test_rehearsal_changes_nothing(fake: FakeS3, make_context: Make, files: list[UploadTask]) -> None:
     """--dry-run tells what would be done."""
     outcomes: list[Outcome] = []
 
@@ -164,7 +157,7 @@ def test_rehearsal_changes_nothing(fake: FakeS3, make_context: ContextFactory, f
 
 
 def test_move_removes_the_source_after_the_target_is_there(
-    fake: FakeS3, make_context: ContextFactory, files: list[UploadTask]
+    fake: FakeS3, make_context: Make, files: list[UploadTask]
 ) -> None:
     """In that order."""
     run(files[:1], make_context(remove_source=True), on_outcome=lambda _: None)
@@ -173,7 +166,7 @@ def test_move_removes_the_source_after_the_target_is_there(
     assert not Path(files[0].path).exists()
 
 
-def test_move_that_fails_keeps_the_source(fake: FakeS3, make_context: ContextFactory, files: list[UploadTask]) -> None:
+def test_move_that_fails_keeps_the_source(fake: FakeS3, make_context: Make, files: list[UploadTask]) -> None:
     """Nothing is lost."""
     fake.fault(Answer(403, "AccessDenied"), op="PutObject", times=0)
 
@@ -182,9 +175,7 @@ def test_move_that_fails_keeps_the_source(fake: FakeS3, make_context: ContextFac
     assert Path(files[0].path).exists()
 
 
-def test_move_keeps_a_source_that_changed_since(
-    fake: FakeS3, make_context: ContextFactory, files: list[UploadTask]
-) -> None:
+def test_move_keeps_a_source_that_changed_since(fake: FakeS3, make_context: Make, files: list[UploadTask]) -> None:
     """What was written after the copy is stored nowhere yet."""
     path = Path(files[0].path)
     fake.fault(Call(lambda _: path.write_bytes(b"newer")), op="PutObject")
@@ -196,7 +187,7 @@ def test_move_keeps_a_source_that_changed_since(
     assert "stays: it changed since it was read" in str(outcomes[0].error)
 
 
-def test_moves_from_s3_delete_the_source(fake: FakeS3, make_context: ContextFactory, tmp_path: Path) -> None:
+def test_moves_from_s3_delete_the_source(fake: FakeS3, make_context: Make, tmp_path: Path) -> None:
     """Downloads after the rename, copies after a look at the target."""
     fake.store.add("b", "down", b"1")
     fake.store.add("b", "old", b"2")
@@ -209,7 +200,7 @@ def test_moves_from_s3_delete_the_source(fake: FakeS3, make_context: ContextFact
 
 
 def test_moves_from_s3_keep_the_source_when_the_download_fails(
-    fake: FakeS3, make_context: ContextFactory, tmp_path: Path
+    fake: FakeS3, make_context: Make, tmp_path: Path
 ) -> None:
     """The local rename comes first."""
     fake.store.add("b", "k", b"1")
@@ -222,7 +213,7 @@ def test_moves_from_s3_keep_the_source_when_the_download_fails(
     assert {"k": b"1"} == fake.store.bodies("b")
 
 
-def test_deletes_go_in_batches_of_a_thousand(fake: FakeS3, make_context: ContextFactory) -> None:
+def test_deletes_go_in_batches_of_a_thousand(fake: FakeS3, make_context: Make) -> None:
     """One request for a thousand keys, several at a time."""
     for number in range(2500):
         fake.store.add("b", f"k{number:04}")
@@ -235,7 +226,7 @@ def test_deletes_go_in_batches_of_a_thousand(fake: FakeS3, make_context: Context
     assert (3, 2500, 2500) == (len(fake.ops(op="DeleteObjects")), summary.deleted, len(outcomes))
 
 
-def test_keys_that_could_not_be_deleted_are_told_one_by_one(fake: FakeS3, make_context: ContextFactory) -> None:
+def test_keys_that_could_not_be_deleted_are_told_one_by_one(fake: FakeS3, make_context: Make) -> None:
     """The answer to a batch is 200 whatever became of its keys."""
     xml = (
         b'<?xml version="1.0"?><DeleteResult><Error><Key>b</Key><Code>AccessDenied</Code><Message>no</Message></Error>'
@@ -252,7 +243,7 @@ def test_keys_that_could_not_be_deleted_are_told_one_by_one(fake: FakeS3, make_c
     assert (2, 1) == (summary.deleted, summary.failed)
 
 
-def test_batch_that_fails_fails_all_its_keys(fake: FakeS3, make_context: ContextFactory) -> None:
+def test_batch_that_fails_fails_all_its_keys(fake: FakeS3, make_context: Make) -> None:
     """None of them is known to be gone."""
     fake.fault(Answer(403, "AccessDenied"), op="DeleteObjects")
 
@@ -261,7 +252,7 @@ def test_batch_that_fails_fails_all_its_keys(fake: FakeS3, make_context: Context
     assert (0, 3) == (summary.deleted, summary.failed)
 
 
-def test_versions_uploads_and_files_are_removed_too(fake: FakeS3, make_context: ContextFactory, tmp_path: Path) -> None:
+def test_versions_uploads_and_files_are_removed_too(fake: FakeS3, make_context: Make, tmp_path: Path) -> None:
     """One stream holds whatever a target has too much of."""
     context = make_context()
     upload_id = context.client.create_multipart_upload("b", "u")
@@ -279,9 +270,7 @@ def test_versions_uploads_and_files_are_removed_too(fake: FakeS3, make_context: 
     assert ({}, {}, False) == (fake.store.bodies("b"), fake.store.bucket("b").uploads, (tmp_path / "f").exists())
 
 
-def test_signal_between_the_count_and_its_line_loses_no_line(
-    make_context: ContextFactory, files: list[UploadTask]
-) -> None:
+def test_signal_between_the_count_and_its_line_loses_no_line(make_context: Make, files: list[UploadTask]) -> None:
     """The summary would count an object that no line tells of."""
     told: list[Outcome] = []
 

@@ -8,12 +8,11 @@ import pytest
 from s3pool.errors import LocalNotFoundError, NotFoundError, RefusedError, UsageError
 from s3pool.filters import NameFilter
 from s3pool.location import LocalPath, Location, S3Path, StdStream, parse
-from s3pool.transfer.context import TransferContext
 from s3pool.transfer.sources import SourceRules, SourceTasks
 from s3pool.transfer.tasks import CopyTask, Problem
 from tests.support.fake_s3 import FakeS3
+from tests.unit.transfer.conftest import Make
 
-ContextFactory = Callable[..., TransferContext]
 Pairs = Callable[..., list[tuple[str, str]]]
 KEYS = ("p", "p/a", "p/d/b", "p2/x", "pfile", "q/[x]")
 
@@ -30,7 +29,7 @@ def tree(fake: FakeS3, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def pairs(make_context: ContextFactory, tree: Path, monkeypatch: pytest.MonkeyPatch) -> Pairs:
+def pairs(make_context: Make, tree: Path, monkeypatch: pytest.MonkeyPatch) -> Pairs:
     """Give source and target of every task that words mean."""
     monkeypatch.chdir(tree)
     client = make_context().client
@@ -119,7 +118,7 @@ def test_filters_hold_for_all_kinds_of_sources(pairs: Callable[..., list[tuple[s
     ],
 )
 def test_words_that_make_no_sense_are_refused_before_anything_is_done(
-    make_context: ContextFactory,
+    make_context: Make,
     tree: Path,
     monkeypatch: pytest.MonkeyPatch,
     words: tuple[str, ...],
@@ -145,7 +144,7 @@ def test_words_that_make_no_sense_are_refused_before_anything_is_done(
     ],
 )
 def test_missing_source_is_a_problem_and_the_others_go_on(
-    make_context: ContextFactory,
+    make_context: Make,
     tree: Path,
     monkeypatch: pytest.MonkeyPatch,
     source: Location,
@@ -163,14 +162,14 @@ def test_missing_source_is_a_problem_and_the_others_go_on(
     assert len(items) > len(problems) or rules.get("recursive")
 
 
-def test_prefix_without_recursion_says_what_helps(make_context: ContextFactory, tree: Path, fake: FakeS3) -> None:
+def test_prefix_without_recursion_says_what_helps(make_context: Make, tree: Path, fake: FakeS3) -> None:
     """`No such key` alone would be puzzling beside a listing that shows it."""
     items = list(SourceTasks(make_context().client, [S3Path("b", "p2")], LocalPath("new"), rules=SourceRules()))
 
     assert "-r copies them" in str(items[0].error)  # type: ignore[union-attr]
 
 
-def test_two_sources_for_one_target_are_told(make_context: ContextFactory, tree: Path) -> None:
+def test_two_sources_for_one_target_are_told(make_context: Make, tree: Path) -> None:
     """The second would silently replace the first."""
     (tree / "other").mkdir()
     (tree / "other/a").write_bytes(b"3")
@@ -182,9 +181,7 @@ def test_two_sources_for_one_target_are_told(make_context: ContextFactory, tree:
     assert isinstance(items[1].error, RefusedError)
 
 
-def test_keys_that_would_leave_the_target_are_told_one_by_one(
-    make_context: ContextFactory, fake: FakeS3, tmp_path: Path
-) -> None:
+def test_keys_that_would_leave_the_target_are_told_one_by_one(make_context: Make, fake: FakeS3, tmp_path: Path) -> None:
     """The rest goes on."""
     for key in ("t/../../evil", "t//abs", "t/fine"):
         fake.store.add("b", key)
@@ -196,7 +193,7 @@ def test_keys_that_would_leave_the_target_are_told_one_by_one(
     assert ["s3/b/t/fine"] == [item.source for item in items if not isinstance(item, Problem)]
 
 
-def test_copies_inside_s3_keep_keys_exactly(make_context: ContextFactory, fake: FakeS3) -> None:
+def test_copies_inside_s3_keep_keys_exactly(make_context: Make, fake: FakeS3) -> None:
     """There they mean nothing but themselves."""
     for key in ("t/../x", "t//y", "t/."):
         fake.store.add("b", key)
@@ -208,7 +205,7 @@ def test_copies_inside_s3_keep_keys_exactly(make_context: ContextFactory, fake: 
     assert ["u/.", "u/../x", "u//y"] == sorted(item.key for item in items if isinstance(item, CopyTask))
 
 
-def test_stream_among_files_is_refused(make_context: ContextFactory) -> None:
+def test_stream_among_files_is_refused(make_context: Make) -> None:
     """It has no name."""
     with pytest.raises(UsageError, match="one stream"):
         SourceTasks(make_context().client, [StdStream()], S3Path("b", "k"), rules=SourceRules())

@@ -13,7 +13,7 @@ from s3pool.transfer import upload
 from s3pool.transfer.executor import BoundedExecutor
 from s3pool.transfer.upload import StreamUpload, part_size_at, upload_stream
 from tests.support.fake_s3 import Call, FakeS3
-from tests.unit.transfer.conftest import ContextFactory
+from tests.unit.transfer.conftest import Make
 
 PATIENCE_S = 10.0
 
@@ -55,7 +55,7 @@ def store(quirky: Callable[..., FakeS3]) -> FakeS3:
 
 
 @pytest.fixture
-def stream(store: FakeS3, make_context: ContextFactory) -> StreamUpload:
+def stream(store: FakeS3, make_context: Make) -> StreamUpload:
     """Return an upload whose parts no worker takes."""
     context = make_context(server=store)
     context.executor = IdleExecutor(1)
@@ -93,7 +93,7 @@ def test_part_that_is_larger_than_the_memory_goes_alone(store: FakeS3, stream: S
 
 
 @pytest.mark.usefixtures("small")
-def test_wait_for_memory_ends_with_the_run(store: FakeS3, make_context: ContextFactory) -> None:
+def test_wait_for_memory_ends_with_the_run(store: FakeS3, make_context: Make) -> None:
     """Nobody gives back what a worker that was told to stop has."""
     arrived, over = threading.Event(), threading.Event()
     store.fault(Call(lambda _: (arrived.set(), over.wait(PATIENCE_S))), op="UploadPart")
@@ -120,7 +120,7 @@ def test_stopped_run_aborts_the_stream(store: FakeS3, stream: StreamUpload) -> N
 
 
 def test_stream_beyond_the_largest_object_is_refused(
-    monkeypatch: pytest.MonkeyPatch, fake: FakeS3, make_context: ContextFactory
+    monkeypatch: pytest.MonkeyPatch, fake: FakeS3, make_context: Make
 ) -> None:
     """Better said here than by a server after terabytes more."""
     monkeypatch.setattr(upload, "STREAM_PART_BYTES", 4)
@@ -131,7 +131,7 @@ def test_stream_beyond_the_largest_object_is_refused(
     assert ({}, {}) == (fake.store.bodies("b"), fake.store.bucket("b").uploads)
 
 
-def test_read_error_is_told(make_context: ContextFactory) -> None:
+def test_read_error_is_told(make_context: Make) -> None:
     """The pipe's other end may lie on a disk that fails."""
 
     def read(_: int) -> bytes:

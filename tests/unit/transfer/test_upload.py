@@ -29,9 +29,10 @@ from tests.support.fake_s3 import (
 )
 from tests.support.fake_s3.wire import Reply
 from tests.support.transfers import upload
+from tests.unit.transfer.conftest import Make
 
 PART = 5 * MIB
-ContextFactory = Callable[..., TransferContext]
+Source = Callable[[bytes], Path]
 
 
 def content_of(size: int) -> bytes:
@@ -40,7 +41,7 @@ def content_of(size: int) -> bytes:
 
 
 @pytest.fixture
-def source(tmp_path: Path) -> Callable[[bytes], Path]:
+def source(tmp_path: Path) -> Source:
     """Write the source file."""
 
     def write(content: bytes) -> Path:
@@ -59,7 +60,7 @@ def send(path: Path, context: TransferContext) -> Done:
 @pytest.mark.parametrize("size", [0, 1, MIB, MIB + 1, PART, PART + 1, 2 * PART, 3 * PART + 17])
 @pytest.mark.parametrize("sign_payload", [True, False])
 def test_stored_bytes_are_the_files(
-    fake: FakeS3, make_context: ContextFactory, source: Callable[[bytes], Path], size: int, sign_payload: bool
+    fake: FakeS3, make_context: Make, source: Source, size: int, sign_payload: bool
 ) -> None:
     """Around every threshold, with either protection."""
     content = content_of(size)
@@ -72,7 +73,7 @@ def test_stored_bytes_are_the_files(
     assert (size, stored.etag.strip('"')) == (done.size, done.etag)
 
 
-def test_time_and_type_are_stored(fake: FakeS3, make_context: ContextFactory, source: Callable[[bytes], Path]) -> None:
+def test_time_and_type_are_stored(fake: FakeS3, make_context: Make, source: Source) -> None:
     """A round trip keeps the modification time to the nanosecond."""
     path = source(b"text")
     os.utime(path, ns=(0, 1_500_000_000_123_456_789))
@@ -83,9 +84,7 @@ def test_time_and_type_are_stored(fake: FakeS3, make_context: ContextFactory, so
     assert ("text/plain", "1500000000.123456789") == (head.content_type, head.metadata["mtime"])
 
 
-def test_lost_part_is_sent_again_alone(
-    fake: FakeS3, make_context: ContextFactory, source: Callable[[bytes], Path]
-) -> None:
+def test_lost_part_is_sent_again_alone(fake: FakeS3, make_context: Make, source: Source) -> None:
     """A connection that dies in one part costs that part."""
     content = content_of(3 * PART)
     fake.fault(Reset(after=MIB), op="UploadPart", nth=2)
@@ -96,9 +95,7 @@ def test_lost_part_is_sent_again_alone(
     assert 4 == len(fake.ops(op="UploadPart"))
 
 
-def test_parts_go_over_all_endpoints(
-    fake: FakeS3, make_context: ContextFactory, source: Callable[[bytes], Path]
-) -> None:
+def test_parts_go_over_all_endpoints(fake: FakeS3, make_context: Make, source: Source) -> None:
     """One large file has the bandwidth of the whole pool."""
     send(source(content_of(6 * PART)), make_context(workers=2, part_size=PART))
 
@@ -108,7 +105,7 @@ def test_parts_go_over_all_endpoints(
 
 @pytest.mark.parametrize("fault", [Vanish(), Reset(), internal_error(acted=True), internal_error()], ids=str)
 def test_create_without_clear_answer_is_repeated_and_leaves_no_orphan(
-    fake: FakeS3, make_context: ContextFactory, source: Callable[[bytes], Path], fault: Fault
+    fake: FakeS3, make_context: Make, source: Source, fault: Fault
 ) -> None:
     """A node that dies at that moment must not fail a file, nor leave what nobody knows the id of."""
     content = content_of(2 * PART)
@@ -120,9 +117,7 @@ def test_create_without_clear_answer_is_repeated_and_leaves_no_orphan(
     assert {} == fake.store.bucket("b").uploads
 
 
-def test_create_that_never_answers_fails_and_leaves_no_orphan(
-    fake: FakeS3, make_context: ContextFactory, source: Callable[[bytes], Path]
-) -> None:
+def test_create_that_never_answers_fails_and_leaves_no_orphan(fake: FakeS3, make_context: Make, source: Source) -> None:
     """Each attempt may have begun an upload."""
     fake.fault(Vanish(), op="CreateMultipartUpload", times=0)
 
@@ -133,9 +128,7 @@ def test_create_that_never_answers_fails_and_leaves_no_orphan(
     assert {} == fake.store.bucket("b").uploads
 
 
-def test_create_that_is_refused_is_not_repeated(
-    fake: FakeS3, make_context: ContextFactory, source: Callable[[bytes], Path]
-) -> None:
+def test_create_that_is_refused_is_not_repeated(fake: FakeS3, make_context: Make, source: Source) -> None:
     """The answer is clear."""
     fake.fault(Answer(403, "AccessDenied"), op="CreateMultipartUpload", times=0)
 
@@ -147,7 +140,7 @@ def test_create_that_is_refused_is_not_repeated(
 
 @pytest.mark.parametrize("fault", [Vanish(), internal_error(acted=True), error_in_200(acted=True)])
 def test_complete_without_clear_answer_is_found_done(
-    fake: FakeS3, make_context: ContextFactory, source: Callable[[bytes], Path], fault: object
+    fake: FakeS3, make_context: Make, source: Source, fault: object
 ) -> None:
     """The object is there with the right ETag, whatever was heard of it."""
     content = content_of(2 * PART)
@@ -161,7 +154,7 @@ def test_complete_without_clear_answer_is_found_done(
 
 @pytest.mark.parametrize("fault", [Reset(), internal_error(), error_in_200()])
 def test_complete_that_did_not_happen_is_asked_for_again(
-    fake: FakeS3, make_context: ContextFactory, source: Callable[[bytes], Path], fault: object
+    fake: FakeS3, make_context: Make, source: Source, fault: object
 ) -> None:
     """The upload is still open, so nothing was done yet."""
     content = content_of(2 * PART)
@@ -173,9 +166,7 @@ def test_complete_that_did_not_happen_is_asked_for_again(
     assert 2 == len(fake.ops(op="CompleteMultipartUpload"))
 
 
-def test_complete_that_never_succeeds_fails_and_aborts(
-    fake: FakeS3, make_context: ContextFactory, source: Callable[[bytes], Path]
-) -> None:
+def test_complete_that_never_succeeds_fails_and_aborts(fake: FakeS3, make_context: Make, source: Source) -> None:
     """Parts that nobody sees would be paid for for ever."""
     fake.fault(internal_error(), op="CompleteMultipartUpload", times=0)
 
@@ -186,9 +177,7 @@ def test_complete_that_never_succeeds_fails_and_aborts(
     assert 1 == len(fake.ops(op="AbortMultipartUpload"))
 
 
-def test_upload_that_a_dead_node_holds_is_made_anew(
-    fake: FakeS3, make_context: ContextFactory, source: Callable[[bytes], Path]
-) -> None:
+def test_upload_that_a_dead_node_holds_is_made_anew(fake: FakeS3, make_context: Make, source: Source) -> None:
     """RGW keeps the lock of a node that died in Complete for ten minutes; nobody waits that long."""
     content = content_of(2 * PART)
     fake.fault(HeldUpload(), op="CompleteMultipartUpload", times=0)
@@ -200,9 +189,7 @@ def test_upload_that_a_dead_node_holds_is_made_anew(
     assert 2 == len(fake.ops(op="CreateMultipartUpload"))
 
 
-def test_held_upload_is_aborted_only_when_the_object_is_there(
-    fake: FakeS3, make_context: ContextFactory, source: Callable[[bytes], Path]
-) -> None:
+def test_held_upload_is_aborted_only_when_the_object_is_there(fake: FakeS3, make_context: Make, source: Source) -> None:
     """A completion that comes late and an abort must not meet: parts of an object would be gone."""
     fake.fault(HeldUpload(), op="CompleteMultipartUpload", times=0)
 
@@ -213,9 +200,7 @@ def test_held_upload_is_aborted_only_when_the_object_is_there(
     assert 1 == ends.count("AbortMultipartUpload")
 
 
-def test_held_upload_is_left_alone_at_an_interrupt(
-    fake: FakeS3, make_context: ContextFactory, source: Callable[[bytes], Path]
-) -> None:
+def test_held_upload_is_left_alone_at_an_interrupt(fake: FakeS3, make_context: Make, source: Source) -> None:
     """It may yet be completed, by the node that holds it; what is open otherwise is aborted."""
     held = HeldUpload()
     fake.fault(held, op="CompleteMultipartUpload", times=0)
@@ -250,9 +235,7 @@ def test_upload_that_ends_while_all_are_aborted_is_passed_over() -> None:
     assert (["first", "last"], {}) == (aborted, uploads)
 
 
-def test_old_object_is_not_taken_for_the_new_one(
-    fake: FakeS3, make_context: ContextFactory, source: Callable[[bytes], Path]
-) -> None:
+def test_old_object_is_not_taken_for_the_new_one(fake: FakeS3, make_context: Make, source: Source) -> None:
     """An object of that name and size proves nothing."""
     fake.store.add("b", "k", b"x" * (2 * PART))
     fake.fault(internal_error(), op="CompleteMultipartUpload", times=0)
@@ -261,9 +244,7 @@ def test_old_object_is_not_taken_for_the_new_one(
         send(source(content_of(2 * PART)), make_context(part_size=PART))
 
 
-def test_empty_etag_of_complete_is_asked_for(
-    quirky: Callable[..., FakeS3], make_context: ContextFactory, source: Callable[[bytes], Path]
-) -> None:
+def test_empty_etag_of_complete_is_asked_for(quirky: Callable[..., FakeS3], make_context: Make, source: Source) -> None:
     """RGW 16 leaves it out."""
     server = quirky(empty_complete_etag=True)
     content = content_of(2 * PART)
@@ -275,9 +256,7 @@ def test_empty_etag_of_complete_is_asked_for(
     assert stored.etag.strip('"') == done.etag
 
 
-def test_composite_etag_that_differs_fails(
-    fake: FakeS3, make_context: ContextFactory, source: Callable[[bytes], Path]
-) -> None:
+def test_composite_etag_that_differs_fails(fake: FakeS3, make_context: Make, source: Source) -> None:
     """The object is not made of the parts that were sent."""
     fake.fault(WrongETag("0" * 32 + "-2"), op="CompleteMultipartUpload")
     fake.fault(FlipByte(), op="GetObject")  # what the object is, when it is looked at
@@ -286,9 +265,7 @@ def test_composite_etag_that_differs_fails(
         send(source(content_of(2 * PART)), make_context(part_size=PART))
 
 
-def test_failed_part_aborts_the_upload(
-    fake: FakeS3, make_context: ContextFactory, source: Callable[[bytes], Path]
-) -> None:
+def test_failed_part_aborts_the_upload(fake: FakeS3, make_context: Make, source: Source) -> None:
     """Nothing stays behind."""
     fake.fault(internal_error(), op="UploadPart", times=0)
 
@@ -306,8 +283,8 @@ def test_failed_part_aborts_the_upload(
 )
 def test_etag_that_hides_the_digest_is_not_compared(
     fake: FakeS3,
-    make_context: ContextFactory,
-    source: Callable[[bytes], Path],
+    make_context: Make,
+    source: Source,
     size: int,
     op: str,
     header: tuple[str, str],
@@ -337,9 +314,7 @@ def grow(path: Path) -> Callable[[object], None]:
     return append
 
 
-def test_source_that_changes_once_is_sent_as_it_is_then(
-    fake: FakeS3, make_context: ContextFactory, source: Callable[[bytes], Path]
-) -> None:
+def test_source_that_changes_once_is_sent_as_it_is_then(fake: FakeS3, make_context: Make, source: Source) -> None:
     """A log that was appended to is taken whole at the second try."""
     path = source(content_of(2 * PART))
     fake.fault(Call(grow(path)), op="CreateMultipartUpload")
@@ -350,9 +325,7 @@ def test_source_that_changes_once_is_sent_as_it_is_then(
     assert {} == fake.store.bucket("b").uploads
 
 
-def test_source_that_keeps_changing_fails_and_stores_nothing(
-    fake: FakeS3, make_context: ContextFactory, source: Callable[[bytes], Path]
-) -> None:
+def test_source_that_keeps_changing_fails_and_stores_nothing(fake: FakeS3, make_context: Make, source: Source) -> None:
     """A mixture of two states is worse than an error."""
     path = source(content_of(2 * PART))
     fake.fault(Call(grow(path)), op="UploadPart", times=0)
@@ -364,7 +337,7 @@ def test_source_that_keeps_changing_fails_and_stores_nothing(
 
 
 def test_small_source_that_shrinks_is_noticed(
-    fake: FakeS3, make_context: ContextFactory, source: Callable[[bytes], Path], monkeypatch: pytest.MonkeyPatch
+    fake: FakeS3, make_context: Make, source: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Less than its size was read: it is not the file that was looked at."""
     path = source(b"content")
@@ -376,9 +349,7 @@ def test_small_source_that_shrinks_is_noticed(
     assert {} == fake.store.bodies("b")
 
 
-def test_stop_ends_an_upload_and_aborts_it(
-    fake: FakeS3, make_context: ContextFactory, source: Callable[[bytes], Path]
-) -> None:
+def test_stop_ends_an_upload_and_aborts_it(fake: FakeS3, make_context: Make, source: Source) -> None:
     """An interrupt must not wait for a terabyte."""
     context = make_context(part_size=PART)
     fake.fault(Call(lambda _: context.stop.set()), op="UploadPart")
@@ -389,7 +360,7 @@ def test_stop_ends_an_upload_and_aborts_it(
     assert {} == fake.store.bucket("b").uploads
 
 
-def test_pipe_is_refused_without_blocking(make_context: ContextFactory, tmp_path: Path) -> None:
+def test_pipe_is_refused_without_blocking(make_context: Make, tmp_path: Path) -> None:
     """It became a pipe after the walk saw a file."""
     os.mkfifo(tmp_path / "pipe")
 
@@ -397,9 +368,7 @@ def test_pipe_is_refused_without_blocking(make_context: ContextFactory, tmp_path
         upload(UploadTask(str(tmp_path / "pipe"), "b", "k"), make_context())
 
 
-def test_no_clobber_leaves_what_is_there(
-    fake: FakeS3, make_context: ContextFactory, source: Callable[[bytes], Path]
-) -> None:
+def test_no_clobber_leaves_what_is_there(fake: FakeS3, make_context: Make, source: Source) -> None:
     """Also when it came between the look and the write."""
     path = source(b"new")
     fake.fault(Call(lambda _: fake.store.add("b", "k", b"old")), op="PutObject")
@@ -411,9 +380,7 @@ def test_no_clobber_leaves_what_is_there(
     assert {"k": b"old"} == fake.store.bodies("b")
 
 
-def test_update_sends_only_what_is_newer(
-    fake: FakeS3, make_context: ContextFactory, source: Callable[[bytes], Path]
-) -> None:
+def test_update_sends_only_what_is_newer(fake: FakeS3, make_context: Make, source: Source) -> None:
     """The stored time counts, not when it was stored."""
     path = source(b"one")
     os.utime(path, (0, 1_500_000_000))
@@ -427,9 +394,7 @@ def test_update_sends_only_what_is_newer(
     assert ("", "the source is not newer", "") == (first.skipped, again.skipped, newer.skipped)
 
 
-def test_attributes_of_the_user_are_stored_with_parts(
-    fake: FakeS3, make_context: ContextFactory, source: Callable[[bytes], Path]
-) -> None:
+def test_attributes_of_the_user_are_stored_with_parts(fake: FakeS3, make_context: Make, source: Source) -> None:
     """Create carries what PutObject would have carried."""
     attributes = ObjectAttributes(content_type="x/y", metadata={"k": "v"}, tags={"t": "1"})
 
@@ -440,7 +405,7 @@ def test_attributes_of_the_user_are_stored_with_parts(
     assert ("x/y", "v", str(PART)) == (head.content_type, head.metadata["k"], head.metadata["s3pool-part-size"])
 
 
-def test_stream_that_breaks_stores_nothing(fake: FakeS3, make_context: ContextFactory) -> None:
+def test_stream_that_breaks_stores_nothing(fake: FakeS3, make_context: Make) -> None:
     """Half a dump must not look like a whole one."""
     blocks = [b"x" * PART, b"y" * PART]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,10 +18,10 @@ from s3pool.transfer.tasks import Done, DownloadTask
 from tests.support.fake_s3 import MIB, FakeS3, FlipByte
 from tests.support.fake_s3.wire import flip
 from tests.support.transfers import download
+from tests.unit.transfer.conftest import Make
 
 PART = 5 * MIB
 LARGE = 3 * PART + 17
-ContextFactory = Callable[..., TransferContext]
 
 
 def put(fake: FakeS3, content: bytes) -> None:
@@ -59,7 +58,7 @@ def value_of(name: str, content: bytes) -> str:
 @pytest.mark.parametrize("name", CHECKSUMS)
 @pytest.mark.parametrize(("size", "workers"), [(0, 0), (100, 0), (LARGE, 2)])
 def test_server_checksum_stands_in_for_the_etag(
-    fake: FakeS3, make_context: ContextFactory, tmp_path: Path, name: str, size: int, workers: int
+    fake: FakeS3, make_context: Make, tmp_path: Path, name: str, size: int, workers: int
 ) -> None:
     """In one stream and in ranges, the bytes of which are not read again for a CRC."""
     content = os.urandom(size)
@@ -76,7 +75,7 @@ def test_server_checksum_stands_in_for_the_etag(
 @pytest.mark.parametrize("opaque", [True, False])
 @pytest.mark.parametrize(("size", "workers"), [(100, 0), (LARGE, 2)])
 def test_server_checksum_of_other_bytes_fails(
-    fake: FakeS3, make_context: ContextFactory, tmp_path: Path, name: str, opaque: bool, size: int, workers: int
+    fake: FakeS3, make_context: Make, tmp_path: Path, name: str, opaque: bool, size: int, workers: int
 ) -> None:
     """A byte that flipped before the ETag was made is found as well as one on the wire."""
     content = os.urandom(size)
@@ -93,9 +92,7 @@ def test_server_checksum_of_other_bytes_fails(
 
 
 @pytest.mark.parametrize("name", ["crc32", "sha256"])
-def test_checksum_of_parts_is_made_of_the_parts(
-    fake: FakeS3, make_context: ContextFactory, tmp_path: Path, name: str
-) -> None:
+def test_checksum_of_parts_is_made_of_the_parts(fake: FakeS3, make_context: Make, tmp_path: Path, name: str) -> None:
     """Where the ETag is no digest, and the sizes of the parts are known or usual."""
     content = os.urandom(LARGE)
     put(fake, content)
@@ -113,9 +110,7 @@ def test_checksum_of_parts_is_made_of_the_parts(
     assert (["f"], content) == (os.listdir(tmp_path), (tmp_path / "f").read_bytes())
 
 
-def test_checksum_is_asked_for_where_it_covers_the_whole(
-    fake: FakeS3, make_context: ContextFactory, tmp_path: Path
-) -> None:
+def test_checksum_is_asked_for_where_it_covers_the_whole(fake: FakeS3, make_context: Make, tmp_path: Path) -> None:
     """Once for each object: a range has none of its own."""
     put(fake, os.urandom(LARGE))
 
@@ -130,7 +125,7 @@ def test_checksum_is_asked_for_where_it_covers_the_whole(
     assert [("HeadObject", False), ("GetObject", False)] == asked
 
 
-def test_ranges_of_an_earlier_run_are_checked_too(fake: FakeS3, make_context: ContextFactory, tmp_path: Path) -> None:
+def test_ranges_of_an_earlier_run_are_checked_too(fake: FakeS3, make_context: Make, tmp_path: Path) -> None:
     """A file some of whose ranges were fetched before is read again where nothing is known of them."""
     content = os.urandom(LARGE)
     path = tmp_path / "f"
@@ -146,7 +141,7 @@ def test_ranges_of_an_earlier_run_are_checked_too(fake: FakeS3, make_context: Co
 
 
 @pytest.mark.parametrize("name", ["crc32", "sha256"])
-def test_stream_is_checked_by_the_server_checksum(fake: FakeS3, make_context: ContextFactory, name: str) -> None:
+def test_stream_is_checked_by_the_server_checksum(fake: FakeS3, make_context: Make, name: str) -> None:
     """In order any of them can be made on the way."""
     content = os.urandom(LARGE)
     put(fake, content)

@@ -4,18 +4,17 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from s3pool.body import FileSlice
+from tests.cli.conftest import Call
 from tests.support.fake_s3 import Answer, FakeS3
 from tests.support.manual import proxy_metrics
 from tests.support.run_cli import CliResult
 
-Call = Callable[..., CliResult]
 TREE = {"a": b"A", "d/b": b"BB", "d-e": b"DE", "d/c/deep": b"deep", "empty": b"", "ü\nx": b"odd"}
 OLD = 1_500_000_000
 
@@ -26,12 +25,11 @@ def source(tmp_path: Path) -> Path:
     return plant(tmp_path / "source", TREE)
 
 
-@pytest.fixture
-def bucket(fake: FakeS3) -> str:
+@pytest.fixture(autouse=True)
+def bucket(fake: FakeS3) -> None:
     """Give an empty bucket ``b``."""
     fake.store.add("b", "x")
     fake.store.bucket("b").remove("x", "null")
-    return "b"
 
 
 def plant(root: Path, files: dict[str, bytes], *, mtime: float = OLD) -> Path:
@@ -59,7 +57,7 @@ def heads(fake: FakeS3) -> list[str]:
     return fake.ops(op="HeadObject")
 
 
-def test_sync_copies_a_tree_up(call: Call, fake: FakeS3, bucket: str, source: Path) -> None:
+def test_sync_copies_a_tree_up(call: Call, fake: FakeS3, source: Path) -> None:
     """The contents of the directory land below the prefix, whatever the slashes."""
     result = call("sync", "source/", "s3/b/p", "--json")
 
@@ -83,7 +81,7 @@ def test_sync_copies_a_tree_up(call: Call, fake: FakeS3, bucket: str, source: Pa
     } == {name: value for name, value in summary_of(result).items() if name != "seconds"}
 
 
-def test_the_summary_is_one_line_on_stderr(call: Call, bucket: str, source: Path) -> None:
+def test_the_summary_is_one_line_on_stderr(call: Call, source: Path) -> None:
     """Cron mails it; results alone are on stdout."""
     call("sync", "source", "s3/b/p")
 
@@ -95,7 +93,7 @@ def test_the_summary_is_one_line_on_stderr(call: Call, bucket: str, source: Path
     assert line.endswith(", 0 retries")
 
 
-def test_logs_in_json_have_the_summary(call: Call, bucket: str, source: Path) -> None:
+def test_logs_in_json_have_the_summary(call: Call, source: Path) -> None:
     """Who collects lines of JSON from stderr needs it more than anybody."""
     result = call("sync", "--log-format", "json", "source", "s3/b/p")
 
@@ -118,7 +116,7 @@ def test_a_run_without_a_source_has_a_summary(call: Call) -> None:
 
 
 def test_a_second_sync_in_either_direction_copies_nothing_and_makes_no_head(
-    call: Call, fake: FakeS3, bucket: str, source: Path, tmp_path: Path
+    call: Call, fake: FakeS3, source: Path, tmp_path: Path
 ) -> None:
     """What one direction has left in sync is known to the other."""
     call("sync", "source", "s3/b/p")
@@ -136,7 +134,7 @@ def test_a_second_sync_in_either_direction_copies_nothing_and_makes_no_head(
     assert OLD == (tmp_path / "copy" / "a").stat().st_mtime
 
 
-def test_sync_copies_inside_s3(call: Call, fake: FakeS3, bucket: str) -> None:
+def test_sync_copies_inside_s3(call: Call, fake: FakeS3) -> None:
     """Odd keys are legal there: they stay as they are."""
     keys = ["p/", "p/a//b", "p/../x", "p/./y", "p/dir/", "p/z"]
     for key in keys:
@@ -153,9 +151,7 @@ def test_sync_copies_inside_s3(call: Call, fake: FakeS3, bucket: str) -> None:
     assert (6, of_copies) == (len(of_copies), heads(fake))  # one each, for what CopyObject forgets
 
 
-def test_a_change_of_equal_size_with_an_older_time_is_found(
-    call: Call, fake: FakeS3, bucket: str, source: Path
-) -> None:
+def test_a_change_of_equal_size_with_an_older_time_is_found(call: Call, fake: FakeS3, source: Path) -> None:
     """Restoring an older version of a file is a change; most tools miss it."""
     call("sync", "source", "s3/b/p")
     plant(source, {"a": b"Z"}, mtime=OLD - 1000)
@@ -167,7 +163,7 @@ def test_a_change_of_equal_size_with_an_older_time_is_found(
 
 
 def test_a_changed_object_is_fetched_and_an_edited_file_replaced(
-    call: Call, fake: FakeS3, bucket: str, source: Path, tmp_path: Path
+    call: Call, fake: FakeS3, source: Path, tmp_path: Path
 ) -> None:
     """The target becomes like the source, whoever changed it."""
     call("sync", "source", "s3/b/p")
@@ -182,9 +178,7 @@ def test_a_changed_object_is_fetched_and_an_edited_file_replaced(
     assert {**TREE, "a": b"Y"} == tree_of(tmp_path / "copy")
 
 
-def test_losing_the_state_loses_no_correctness(
-    call: Call, fake: FakeS3, bucket: str, source: Path, tmp_path: Path
-) -> None:
+def test_losing_the_state_loses_no_correctness(call: Call, fake: FakeS3, source: Path, tmp_path: Path) -> None:
     """Uploads go by time then, downloads are made again; the result is the same."""
     call("sync", "source", "s3/b/p")
     call("sync", "s3/b/p", "copy")
@@ -199,7 +193,7 @@ def test_losing_the_state_loses_no_correctness(
     assert {**TREE, "a": b"N"} == tree_of(tmp_path / "copy")
 
 
-def test_a_corrupt_state_is_set_aside_with_a_warning(call: Call, bucket: str, source: Path, tmp_path: Path) -> None:
+def test_a_corrupt_state_is_set_aside_with_a_warning(call: Call, source: Path, tmp_path: Path) -> None:
     """A sync that stops at its own notes would be worse than none."""
     call("sync", "source", "s3/b/p")
     (state,) = (tmp_path / ".local/state/s3pool/sync").glob("*.sqlite")
@@ -212,7 +206,7 @@ def test_a_corrupt_state_is_set_aside_with_a_warning(call: Call, bucket: str, so
     assert 1 == len(list(state.parent.glob("*.corrupt-*")))
 
 
-def test_objects_of_others_are_taken_by_their_time(call: Call, fake: FakeS3, bucket: str, tmp_path: Path) -> None:
+def test_objects_of_others_are_taken_by_their_time(call: Call, fake: FakeS3, tmp_path: Path) -> None:
     """Without a stored time a download sets Last-Modified, and knows it again without state."""
     fake.store.add("b", "p/a", b"A", mtime=OLD)
     call("sync", "s3/b/p", "copy")
@@ -224,7 +218,7 @@ def test_objects_of_others_are_taken_by_their_time(call: Call, fake: FakeS3, buc
     assert OLD == (tmp_path / "copy" / "a").stat().st_mtime
 
 
-def test_size_only_leaves_what_has_the_size(call: Call, fake: FakeS3, bucket: str, source: Path) -> None:
+def test_size_only_leaves_what_has_the_size(call: Call, fake: FakeS3, source: Path) -> None:
     """For who knows that sizes tell enough."""
     call("sync", "source", "s3/b/p")
     plant(source, {"a": b"Z", "d/b": b"longer"}, mtime=time.time() + 100)
@@ -236,7 +230,7 @@ def test_size_only_leaves_what_has_the_size(call: Call, fake: FakeS3, bucket: st
 
 
 def test_checksum_compares_content_and_remembers_hashes(
-    call: Call, fake: FakeS3, bucket: str, source: Path, monkeypatch: pytest.MonkeyPatch
+    call: Call, fake: FakeS3, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file that was only touched is not sent; one with the old time and other bytes is."""
     call("sync", "source", "s3/b/p")
@@ -254,7 +248,7 @@ def test_checksum_compares_content_and_remembers_hashes(
     assert (0, 0, 5) == (second.code, summary_of(second)["copied"], summary_of(second)["unchanged"])
 
 
-def test_checksum_knows_objects_made_of_parts(call: Call, fake: FakeS3, bucket: str, tmp_path: Path) -> None:
+def test_checksum_knows_objects_made_of_parts(call: Call, fake: FakeS3, tmp_path: Path) -> None:
     """Their ETag is no MD5 of the file, but it can be computed with the size of the parts."""
     plant(tmp_path / "big", {"f": os.urandom(11 << 20)})
     call("sync", "big", "s3/b/p", "--part-size", "5M")
@@ -268,9 +262,7 @@ def test_checksum_knows_objects_made_of_parts(call: Call, fake: FakeS3, bucket: 
     assert [0, 0, 1] == [summary_of(result)["copied"] for result in (same, down, other)]
 
 
-def test_exact_timestamps_compare_the_stored_time(
-    call: Call, fake: FakeS3, bucket: str, source: Path, tmp_path: Path
-) -> None:
+def test_exact_timestamps_compare_the_stored_time(call: Call, fake: FakeS3, source: Path, tmp_path: Path) -> None:
     """An older time counts as well as a newer one; it costs a HEAD for each object."""
     call("sync", "source", "s3/b/p")
     call("sync", "s3/b/p", "copy")
@@ -285,7 +277,7 @@ def test_exact_timestamps_compare_the_stored_time(
     assert OLD - 9 == (tmp_path / "copy" / "a").stat().st_mtime
 
 
-def test_update_never_replaces_a_newer_target(call: Call, fake: FakeS3, bucket: str, tmp_path: Path) -> None:
+def test_update_never_replaces_a_newer_target(call: Call, fake: FakeS3, tmp_path: Path) -> None:
     """The edit at the target stays, even when the sizes differ."""
     fake.store.add("b", "p/a", b"from S3", mtime=OLD)
     fake.store.add("b", "p/new", b"new", mtime=OLD)
@@ -297,7 +289,7 @@ def test_update_never_replaces_a_newer_target(call: Call, fake: FakeS3, bucket: 
     assert {"a": b"mine", "new": b"new"} == tree_of(tmp_path / "copy")
 
 
-def test_no_clobber_only_adds(call: Call, fake: FakeS3, bucket: str, source: Path) -> None:
+def test_no_clobber_only_adds(call: Call, fake: FakeS3, source: Path) -> None:
     """What exists stays, and is counted."""
     fake.store.add("b", "p/a", b"theirs", mtime=OLD)
 
@@ -310,9 +302,7 @@ def test_no_clobber_only_adds(call: Call, fake: FakeS3, bucket: str, source: Pat
 # -- deletes -------------------------------------------------------------------------------
 
 
-def test_delete_removes_what_the_source_does_not_have(
-    call: Call, fake: FakeS3, bucket: str, source: Path, tmp_path: Path
-) -> None:
+def test_delete_removes_what_the_source_does_not_have(call: Call, fake: FakeS3, source: Path, tmp_path: Path) -> None:
     """In all three directions, and nothing else; directories that became empty go, too."""
     call("sync", "source", "s3/b/p")
     call("sync", "s3/b/p", "copy")
@@ -334,7 +324,7 @@ def test_delete_removes_what_the_source_does_not_have(
     assert {**stored, "p2/neighbour": b"stays"} == fake.store.bodies("b")
 
 
-def test_without_delete_nothing_goes(call: Call, fake: FakeS3, bucket: str, source: Path) -> None:
+def test_without_delete_nothing_goes(call: Call, fake: FakeS3, source: Path) -> None:
     """Extra objects are none of its business."""
     fake.store.add("b", "p/extra", b"x", mtime=OLD)
 
@@ -344,7 +334,7 @@ def test_without_delete_nothing_goes(call: Call, fake: FakeS3, bucket: str, sour
     assert "p/extra" in fake.store.bodies("b")
 
 
-def test_deletes_come_after_all_transfers(call: Call, fake: FakeS3, bucket: str, source: Path) -> None:
+def test_deletes_come_after_all_transfers(call: Call, fake: FakeS3, source: Path) -> None:
     """A rename must never leave the target without the content."""
     fake.store.add("b", "p/0-old-name", b"A", mtime=OLD)
 
@@ -356,7 +346,7 @@ def test_deletes_come_after_all_transfers(call: Call, fake: FakeS3, bucket: str,
 
 
 def test_a_rehearsal_says_what_would_be_done_and_does_nothing(
-    call: Call, fake: FakeS3, bucket: str, source: Path, tmp_path: Path
+    call: Call, fake: FakeS3, source: Path, tmp_path: Path
 ) -> None:
     """The answers come from real listings; not even a state is left."""
     fake.store.add("b", "p/extra", b"x", mtime=OLD)
@@ -371,9 +361,7 @@ def test_a_rehearsal_says_what_would_be_done_and_does_nothing(
     assert not (tmp_path / ".local").exists()
 
 
-def test_excluded_names_are_left_alone_on_both_sides(
-    call: Call, fake: FakeS3, bucket: str, source: Path, tmp_path: Path
-) -> None:
+def test_excluded_names_are_left_alone_on_both_sides(call: Call, fake: FakeS3, source: Path, tmp_path: Path) -> None:
     """An exclude is a promise; --delete-excluded takes it back."""
     for key in ("p/x.log", "p/d/y.log", "p/extra"):
         fake.store.add("b", key, b"x", mtime=OLD)
@@ -388,14 +376,14 @@ def test_excluded_names_are_left_alone_on_both_sides(
     assert {f"p/{name}" for name in TREE} == set(fake.store.bodies("b"))
 
 
-def test_the_last_filter_that_matches_decides(call: Call, fake: FakeS3, bucket: str, source: Path) -> None:
+def test_the_last_filter_that_matches_decides(call: Call, fake: FakeS3, source: Path) -> None:
     """Include and exclude are one ordered list."""
     call("sync", "source", "s3/b/p", "--exclude", "*", "--include", "d/*", "--exclude", "d/c/*")
 
     assert ["p/d/b"] == list(fake.store.bodies("b"))
 
 
-def test_excluded_directories_are_not_even_read(call: Call, bucket: str, source: Path) -> None:
+def test_excluded_directories_are_not_even_read(call: Call, source: Path) -> None:
     """Their errors are nobody's concern."""
     (source / "d" / "c" / "loop").symlink_to("/nowhere")
 
@@ -404,9 +392,7 @@ def test_excluded_directories_are_not_even_read(call: Call, bucket: str, source:
     assert 0 == result.code
 
 
-def test_keys_that_stand_for_directories_are_kept_while_there_is_one(
-    call: Call, fake: FakeS3, bucket: str, source: Path
-) -> None:
+def test_keys_that_stand_for_directories_are_kept_while_there_is_one(call: Call, fake: FakeS3, source: Path) -> None:
     """Other tools make them; the directory d is there, the directory gone is not."""
     for key in ("p/", "p/d/", "p/gone/"):
         fake.store.add("b", key, mtime=OLD)
@@ -417,9 +403,7 @@ def test_keys_that_stand_for_directories_are_kept_while_there_is_one(
     assert {"p/", "p/d/", *(f"p/{name}" for name in TREE)} == set(fake.store.bodies("b"))
 
 
-def test_keys_that_stand_for_directories_become_directories_once(
-    call: Call, fake: FakeS3, bucket: str, tmp_path: Path
-) -> None:
+def test_keys_that_stand_for_directories_become_directories_once(call: Call, fake: FakeS3, tmp_path: Path) -> None:
     """The second sync finds them there."""
     for key in ("p/", "p/d/", "p/e/f/"):
         fake.store.add("b", key, mtime=OLD)
@@ -433,9 +417,7 @@ def test_keys_that_stand_for_directories_become_directories_once(
     assert (tmp_path / "copy" / "e" / "f").is_dir()
 
 
-def test_the_file_of_an_unusual_key_is_known_and_never_deleted(
-    call: Call, fake: FakeS3, bucket: str, tmp_path: Path
-) -> None:
+def test_the_file_of_an_unusual_key_is_known_and_never_deleted(call: Call, fake: FakeS3, tmp_path: Path) -> None:
     """a//b lies at a/b, which no key is called: it must not be taken for an extra file."""
     fake.store.add("b", "p/a//b", b"x", mtime=OLD)
     fake.store.add("b", "p/c/./d", b"y", mtime=OLD)
@@ -446,7 +428,7 @@ def test_the_file_of_an_unusual_key_is_known_and_never_deleted(
     assert {"a/b": b"x", "c/d": b"y"} == tree_of(tmp_path / "copy")
 
 
-def test_keys_that_lead_out_are_refused_one_by_one(call: Call, fake: FakeS3, bucket: str, tmp_path: Path) -> None:
+def test_keys_that_lead_out_are_refused_one_by_one(call: Call, fake: FakeS3, tmp_path: Path) -> None:
     """The rest goes on, nothing is deleted, and the exit code tells."""
     for key in ("p/../../evil", "p//abs", "p/ok"):
         fake.store.add("b", key, b"x", mtime=OLD)
@@ -459,7 +441,7 @@ def test_keys_that_lead_out_are_refused_one_by_one(call: Call, fake: FakeS3, buc
     assert not (tmp_path.parent / "evil").exists()
 
 
-def test_two_keys_for_one_file_are_reported(call: Call, fake: FakeS3, bucket: str, tmp_path: Path) -> None:
+def test_two_keys_for_one_file_are_reported(call: Call, fake: FakeS3, tmp_path: Path) -> None:
     """The first stays."""
     for key in ("p/a/./b", "p/a/b", "p/x", "p/x/y"):
         fake.store.add("b", key, key.encode(), mtime=OLD)
@@ -470,9 +452,7 @@ def test_two_keys_for_one_file_are_reported(call: Call, fake: FakeS3, bucket: st
     assert {"a/b": b"p/a/./b", "x": b"p/x"} == tree_of(tmp_path / "copy")
 
 
-def test_links_at_the_target_are_replaced_and_never_followed(
-    call: Call, fake: FakeS3, bucket: str, tmp_path: Path
-) -> None:
+def test_links_at_the_target_are_replaced_and_never_followed(call: Call, fake: FakeS3, tmp_path: Path) -> None:
     """A link must not lead a download out of the target, and a delete not through it."""
     fake.store.add("b", "p/file", b"new", mtime=OLD)
     fake.store.add("b", "p/dir/x", b"x", mtime=OLD)
@@ -511,7 +491,7 @@ def test_links_at_the_target_are_replaced_and_never_followed(
     ],
 )
 def test_senseless_words_are_refused(
-    call: Call, fake: FakeS3, bucket: str, source: Path, words: tuple[str, ...], message: str
+    call: Call, fake: FakeS3, source: Path, words: tuple[str, ...], message: str
 ) -> None:
     """Before anything is asked of the server."""
     result = call("sync", *words)
@@ -521,7 +501,7 @@ def test_senseless_words_are_refused(
     assert [] == fake.ops()
 
 
-def test_a_neighbour_with_the_same_beginning_is_no_overlap(call: Call, fake: FakeS3, bucket: str) -> None:
+def test_a_neighbour_with_the_same_beginning_is_no_overlap(call: Call, fake: FakeS3) -> None:
     """The trees p and p2 have nothing in common."""
     fake.store.add("b", "p/a", b"A", mtime=OLD)
 
@@ -534,7 +514,7 @@ def test_a_neighbour_with_the_same_beginning_is_no_overlap(call: Call, fake: Fak
 # -- the run -------------------------------------------------------------------------------
 
 
-def test_failures_are_told_and_the_rest_goes_on(call: Call, fake: FakeS3, bucket: str, source: Path) -> None:
+def test_failures_are_told_and_the_rest_goes_on(call: Call, fake: FakeS3, source: Path) -> None:
     """One object that is denied is one error line, exit code 1, and no deletes."""
     fake.store.add("b", "p/extra", b"x", mtime=OLD)
     fake.fault(Answer(403, "AccessDenied"), op="PutObject", key="p/d/b", times=0)
@@ -548,7 +528,7 @@ def test_failures_are_told_and_the_rest_goes_on(call: Call, fake: FakeS3, bucket
     assert "1 failed" in str(summary_of(result)["held_back"])
 
 
-def test_what_failed_is_tried_again_next_time(call: Call, fake: FakeS3, bucket: str, source: Path) -> None:
+def test_what_failed_is_tried_again_next_time(call: Call, fake: FakeS3, source: Path) -> None:
     """A failure leaves no record behind."""
     fake.fault(Answer(403, "AccessDenied"), op="PutObject", key="p/d/b")
     call("sync", "source", "s3/b/p")
@@ -558,7 +538,7 @@ def test_what_failed_is_tried_again_next_time(call: Call, fake: FakeS3, bucket: 
     assert (0, 1) == (result.code, summary_of(result)["copied"])
 
 
-def test_max_duration_takes_no_new_work(call: Call, fake: FakeS3, bucket: str, source: Path) -> None:
+def test_max_duration_takes_no_new_work(call: Call, fake: FakeS3, source: Path) -> None:
     """The time is up before the first file: nothing is copied, nothing deleted, and it says so."""
     fake.store.add("b", "p/extra", b"x", mtime=OLD)
 
@@ -569,7 +549,7 @@ def test_max_duration_takes_no_new_work(call: Call, fake: FakeS3, bucket: str, s
     assert ["p/extra"] == list(fake.store.bodies("b"))
 
 
-def test_metrics_tell_of_the_run(call: Call, fake: FakeS3, bucket: str, source: Path, tmp_path: Path) -> None:
+def test_metrics_tell_of_the_run(call: Call, fake: FakeS3, source: Path, tmp_path: Path) -> None:
     """A failure keeps the time of the last success, so that an alert can count from it."""
     path = tmp_path / "m.prom"
     call("sync", "source", "s3/b/p", "--metrics-file", "m.prom")
@@ -592,9 +572,7 @@ def test_metrics_tell_of_the_run(call: Call, fake: FakeS3, bucket: str, source: 
     assert success == [line for line in bad if line.startswith("s3pool_sync_last_success_timestamp_seconds{")]
 
 
-def test_metrics_of_nodes_have_the_names_of_the_proxys(
-    call: Call, fake: FakeS3, bucket: str, source: Path, tmp_path: Path
-) -> None:
+def test_metrics_of_nodes_have_the_names_of_the_proxys(call: Call, fake: FakeS3, source: Path, tmp_path: Path) -> None:
     """One dashboard for both: but for the program's name and for _total, since a run does not count on."""
     fake.fault(Answer(500, "InternalError"), op="PutObject")
 
@@ -622,7 +600,7 @@ def test_metrics_are_written_when_nothing_could_begin(call: Call, tmp_path: Path
     assert 's3pool_sync_exit_code{source="missing",target="s3/b/p/"} 3' in (tmp_path / "m.prom").read_text()
 
 
-def test_no_head_is_made_when_most_is_new(call: Call, fake: FakeS3, bucket: str, source: Path) -> None:
+def test_no_head_is_made_when_most_is_new(call: Call, fake: FakeS3, source: Path) -> None:
     """A listing and the records decide; a million HEADs would cost more than the copy."""
     call("sync", "source", "s3/b/p")
     call("sync", "s3/b/p", "copy")
@@ -630,7 +608,7 @@ def test_no_head_is_made_when_most_is_new(call: Call, fake: FakeS3, bucket: str,
     assert [] == heads(fake)
 
 
-def test_upload_checksum_sends_one_more(call: Call, fake: FakeS3, bucket: str, source: Path) -> None:
+def test_upload_checksum_sends_one_more(call: Call, fake: FakeS3, source: Path) -> None:
     """In sync --checksum is a way to compare, so the upload's has a name of its own."""
     call("sync", "source", "s3/b/p", "--upload-checksum", "sha256")
 
@@ -639,9 +617,7 @@ def test_upload_checksum_sends_one_more(call: Call, fake: FakeS3, bucket: str, s
     assert 6 == len(puts)
 
 
-def test_a_list_of_names_takes_the_place_of_the_tree(
-    call: Call, fake: FakeS3, bucket: str, source: Path, tmp_path: Path
-) -> None:
+def test_a_list_of_names_takes_the_place_of_the_tree(call: Call, fake: FakeS3, source: Path, tmp_path: Path) -> None:
     """Other names are untouched on both sides; a listed one that is missing is told."""
     for key in ("p/other", "p/d/gone"):
         fake.store.add("b", key, b"x", mtime=OLD)
@@ -659,7 +635,7 @@ def test_a_list_of_names_takes_the_place_of_the_tree(
     assert {"a": b"A", "d/b": b"BB", "d/c/deep": b"deep"} == tree_of(tmp_path / "copy")
 
 
-def test_shard_auto_needs_somebody_who_tells(call: Call, bucket: str, source: Path) -> None:
+def test_shard_auto_needs_somebody_who_tells(call: Call, source: Path) -> None:
     """Without a job array it would mean nothing."""
     words = ("sync", "source", "s3/b/p", "--shard", "auto")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.conftest import Call
 from tests.support.fake_s3 import (
     Answer,
     CutBody,
@@ -20,9 +21,8 @@ from tests.support.fake_s3 import (
     error_in_200,
     internal_error,
 )
-from tests.support.run_cli import CliResult
 
-Call = Callable[..., CliResult]
+Files = dict[str, bytes]
 OLD = 1_500_000_000
 KEYS = [f"k{number}" for number in range(9)]
 TARGET = {**dict.fromkeys(KEYS, b"kept"), "extra": b"stays"}
@@ -111,7 +111,7 @@ def test_a_broken_page_of_the_source_deletes_nothing(
 
 @pytest.mark.parametrize("fault", LIST_FAULTS)
 def test_a_broken_page_of_the_target_deletes_nothing(
-    call: Call, fake: FakeS3, remote_target: dict[str, bytes], tmp_path: Path, fault: Fault
+    call: Call, fake: FakeS3, remote_target: Files, tmp_path: Path, fault: Fault
 ) -> None:
     """What the target has is as little known then as what the source has."""
     make_source(tmp_path)
@@ -126,7 +126,7 @@ def test_a_broken_page_of_the_target_deletes_nothing(
 
 @pytest.mark.parametrize("fault", LIST_FAULTS)
 def test_a_broken_page_deletes_nothing_inside_s3(
-    call: Call, fake: FakeS3, remote_source: None, remote_target: dict[str, bytes], fault: Fault
+    call: Call, fake: FakeS3, remote_source: None, remote_target: Files, fault: Fault
 ) -> None:
     """Two listings, one of which may fail at any moment."""
     fake.fault(fault, op="ListObjects*", nth=4, times=0)
@@ -137,9 +137,7 @@ def test_a_broken_page_deletes_nothing_inside_s3(
     assert remote_target == stored(fake)
 
 
-def test_an_empty_directory_deletes_nothing(
-    call: Call, fake: FakeS3, remote_target: dict[str, bytes], tmp_path: Path
-) -> None:
+def test_an_empty_directory_deletes_nothing(call: Call, fake: FakeS3, remote_target: Files, tmp_path: Path) -> None:
     """A disk that is not mounted is an empty directory."""
     (tmp_path / "source").mkdir()
 
@@ -151,9 +149,7 @@ def test_an_empty_directory_deletes_nothing(
     assert remote_target == stored(fake)
 
 
-def test_an_empty_source_can_be_meant(
-    call: Call, fake: FakeS3, remote_target: dict[str, bytes], tmp_path: Path
-) -> None:
+def test_an_empty_source_can_be_meant(call: Call, fake: FakeS3, remote_target: Files, tmp_path: Path) -> None:
     """With two words, a target is emptied; so few objects are not weighed."""
     (tmp_path / "source").mkdir()
 
@@ -170,7 +166,7 @@ def test_an_empty_source_without_delete_is_no_failure(call: Call, remote_target:
     assert 0 == call("sync", "source", "s3/b/t").code
 
 
-def test_a_missing_directory_deletes_nothing(call: Call, fake: FakeS3, remote_target: dict[str, bytes]) -> None:
+def test_a_missing_directory_deletes_nothing(call: Call, fake: FakeS3, remote_target: Files) -> None:
     """It is told before the target is even listed."""
     result = call("sync", "missing", "s3/b/t", "--delete")
 
@@ -191,9 +187,7 @@ def test_a_prefix_without_keys_deletes_nothing(call: Call, fake: FakeS3, target:
     assert TARGET == files(target)
 
 
-def test_a_prefix_without_keys_deletes_nothing_inside_s3(
-    call: Call, fake: FakeS3, remote_target: dict[str, bytes]
-) -> None:
+def test_a_prefix_without_keys_deletes_nothing_inside_s3(call: Call, fake: FakeS3, remote_target: Files) -> None:
     """The same between two prefixes."""
     result = call("sync", "s3/b/nothing", "s3/b/t", "--delete")
 
@@ -217,7 +211,7 @@ def test_a_missing_target_bucket_is_not_found(call: Call, tmp_path: Path) -> Non
 
 
 def test_filters_that_leave_nothing_delete_nothing(
-    call: Call, fake: FakeS3, remote_target: dict[str, bytes], tmp_path: Path
+    call: Call, fake: FakeS3, remote_target: Files, tmp_path: Path
 ) -> None:
     """A slip in a pattern must not empty what it still lets through at the target."""
     make_source(tmp_path)
@@ -261,7 +255,7 @@ def unusable_name(root: Path) -> None:
 def test_what_cannot_be_sent_fails_alone_and_deletes_nothing(
     call: Call,
     fake: FakeS3,
-    remote_target: dict[str, bytes],
+    remote_target: Files,
     tmp_path: Path,
     spoil: Callable[[Path], None],
     code: int,
@@ -289,7 +283,7 @@ def test_links_can_be_skipped_without_a_word(call: Call, fake: FakeS3, remote_ta
 
 
 def test_a_directory_that_cannot_be_read_deletes_nothing(
-    call: Call, fake: FakeS3, remote_target: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    call: Call, fake: FakeS3, remote_target: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its files are not known to be gone."""
     root = make_source(tmp_path)

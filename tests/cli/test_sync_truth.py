@@ -11,12 +11,12 @@ import pytest
 
 from s3pool.hashing import new_hasher
 from s3pool.transfer.digests import checksum_text
+from tests.cli.conftest import Call
 from tests.support.fake_s3 import MIB, FakeS3
 from tests.support.fake_s3 import Call as CallOut
 from tests.support.fake_s3.store import md5_hex
 from tests.support.run_cli import CliResult
 
-Call = Callable[..., CliResult]
 OLD = 1_500_000_000
 KEYS = ["a-b", "a/x", "a/y", "a0", "b.c/k", "b/k-l", "b/k/m", "b/l", "c"]
 

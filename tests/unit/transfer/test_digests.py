@@ -1,8 +1,9 @@
-"""Downloads against what the server tells of the content beside its ETag."""
+"""What tells bytes apart: ETags, checksums that travel and that servers keep, and downloads held against them."""
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import os
 from pathlib import Path
 
@@ -10,8 +11,23 @@ import pytest
 
 from s3pool.errors import IntegrityError
 from s3pool.hashing import CHECKSUMS, new_hasher
+from s3pool.model import UNSIGNED_PAYLOAD
+from s3pool.s3.part_sizes import iter_ranges
 from s3pool.transfer.context import TransferContext
-from s3pool.transfer.digests import PART_SIZE, Digests, check_file
+from s3pool.transfer.digests import (
+    PART_SIZE,
+    Digests,
+    ServerChecksum,
+    check_file,
+    composite_etag,
+    digest_bytes,
+    is_md5_etag,
+    likely_part_sizes,
+    part_count_of,
+    server_checksum,
+    sha256_is_cheaper,
+    whole_checksum,
+)
 from s3pool.transfer.download import download_to
 from s3pool.transfer.object_reader import Source
 from s3pool.transfer.tasks import Done, DownloadTask
@@ -19,6 +35,165 @@ from tests.support.fake_s3 import MIB, FakeS3, FlipByte
 from tests.support.fake_s3.wire import flip
 from tests.support.transfers import download
 from tests.unit.transfer.conftest import Make
+
+
+def test_composite_etag_is_the_md5_of_the_parts_md5s() -> None:
+    """S3's way to name an object of parts."""
+    parts = [hashlib.md5(text).digest() for text in (b"one", b"two")]
+
+    etag = composite_etag(part.hex() for part in parts)
+
+    assert f"{hashlib.md5(parts[0] + parts[1]).hexdigest()}-2" == etag
+
+
+def test_composite_etag_of_foreign_parts_is_unknown() -> None:
+    """Under customer keys a part's ETag is no MD5, and nothing can be computed."""
+    assert "" == composite_etag(["0" * 32, "something"])
+
+
+@pytest.mark.parametrize(
+    ("etag", "is_md5", "count"),
+    [
+        ("0" * 32, True, 0),
+        ("0" * 32 + "-7", False, 7),
+        ("0" * 31, False, 0),
+        ("", False, 0),
+        ("0" * 32 + "-0", False, 0),
+    ],
+)
+def test_etag_tells_what_it_is(etag: str, is_md5: bool, count: int) -> None:
+    """Only what has the form is compared."""
+    assert (is_md5, count) == (is_md5_etag(etag), part_count_of(etag))
+
+
+def test_ranges_cover_every_byte_once() -> None:
+    """The last one is shorter."""
+    ranges = [(place.first, place.last) for place in iter_ranges(25, 10)]
+
+    assert [(0, 9), (10, 19), (20, 24)] == ranges
+
+
+@pytest.mark.parametrize(("size", "count", "part_size"), [(20 * MIB, 3, 8 * MIB), (100 * MIB, 2, 50 * MIB)])
+def test_part_sizes_of_known_clients_are_tried(size: int, count: int, part_size: int) -> None:
+    """The number of parts leaves few sizes that are in use somewhere."""
+    assert part_size in set(likely_part_sizes(size, count))
+
+
+CONTENT = b"123456789"
+
+
+def test_payload_is_signed_where_there_is_no_tls() -> None:
+    """On plain HTTP the signature alone protects the bytes."""
+    digests = digest_bytes(CONTENT, sign_payload=True)
+
+    assert (hashlib.sha256(CONTENT).hexdigest(), "", None) == (
+        digests.payload_hash,
+        digests.content_md5,
+        digests.checksum,
+    )
+
+
+def test_content_md5_goes_with_an_unsigned_payload() -> None:
+    """Any server checks Content-MD5, also one that knows no checksums."""
+    digests = digest_bytes(CONTENT, sign_payload=False)
+
+    expected = base64.b64encode(hashlib.md5(CONTENT).digest()).decode()
+    assert (UNSIGNED_PAYLOAD, expected) == (digests.payload_hash, digests.content_md5)
+    assert hashlib.md5(CONTENT).hexdigest() == digests.md5_hex
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("crc32", "y/Q5Jg=="),
+        ("crc32c", "4waSgw=="),
+        ("crc64nvme", "rosUhgp5mIg="),
+        ("sha1", base64.b64encode(hashlib.sha1(CONTENT).digest()).decode()),
+        ("sha256", base64.b64encode(hashlib.sha256(CONTENT).digest()).decode()),
+    ],
+)
+def test_checksum_travels_in_its_own_header(name: str, expected: str) -> None:
+    """The value is S3's: base64 of the digest in network order."""
+    digests = digest_bytes(CONTENT, sign_payload=True, checksum=name)
+
+    assert (f"x-amz-checksum-{name}", expected) == digests.checksum
+
+
+def test_checksum_md5_is_content_md5() -> None:
+    """S3 has no checksum of that name."""
+    digests = digest_bytes(CONTENT, sign_payload=True, checksum="md5")
+
+    assert digests.checksum is None
+    assert digests.content_md5
+
+
+def test_cheaper_digest_is_measured_once() -> None:
+    """A choice that changed within a run would be of no use to anybody."""
+    sha256_is_cheaper.cache_clear()
+
+    assert sha256_is_cheaper() == sha256_is_cheaper()
+    assert 1 == sha256_is_cheaper.cache_info().misses
+
+
+def test_without_md5_the_payload_is_signed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some systems forbid MD5 even where nothing depends on its strength."""
+    sha256_is_cheaper.cache_clear()
+
+    def forbidden(*_content: bytes, **_options: bool) -> None:
+        raise ValueError("disabled for FIPS")
+
+    monkeypatch.setattr(hashlib, "md5", forbidden)
+
+    assert sha256_is_cheaper()
+    sha256_is_cheaper.cache_clear()
+
+
+CRC32 = bytes.fromhex("cbf43926")
+SHA1 = bytes.fromhex("f7c3bc1d808e04732adf679965ccc34ca7ae3441")
+
+
+def told(name: str, value: str, kind: str = "") -> dict[str, str]:
+    """Give the headers of an answer that tells a checksum."""
+    return {f"x-amz-checksum-{name}": value} | ({"x-amz-checksum-type": kind} if kind else {})
+
+
+@pytest.mark.parametrize("kind", ["", "FULL_OBJECT"])
+def test_checksum_of_the_content_is_found(kind: str) -> None:
+    """Servers that are older than the type tell none."""
+    headers = told("crc32", "y/Q5Jg==", kind)
+
+    assert ServerChecksum("crc32", CRC32) == server_checksum(headers) == whole_checksum(headers)
+
+
+@pytest.mark.parametrize("kind", ["", "COMPOSITE"])
+def test_checksum_of_parts_is_none_of_the_content(kind: str) -> None:
+    """It is told apart by its suffix."""
+    headers = told("sha1", f"{base64.b64encode(SHA1).decode()}-17", kind)
+
+    assert ServerChecksum("sha1", SHA1, 17) == server_checksum(headers)
+    assert whole_checksum(headers) is None
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"x-amz-checksum-type": "FULL_OBJECT"},
+        told("crc32", ""),
+        told("crc32", "y/Q5"),
+        told("crc32", "y/Q5Jg==-0"),
+        told("crc32", "y/Q5Jg==-"),
+        told("crc32", "y/Q5Jg=="[:-1]),
+        told("crc32", "not base64!"),
+        told("crc32", "y/Q5Jg==-2", "FULL_OBJECT"),
+        told("crc32", "y/Q5Jg==", "COMPOSITE"),
+        told("md5", "y/Q5Jg=="),
+    ],
+)
+def test_what_is_no_checksum_is_left_out(headers: dict[str, str]) -> None:
+    """An answer with nonsense is checked by the ETag, as one without is."""
+    assert server_checksum(headers) is None
+
 
 PART = 5 * MIB
 LARGE = 3 * PART + 17

@@ -8,7 +8,7 @@ from s3pool.cli.attributes import add_hint
 from s3pool.cli.context import Context
 from s3pool.cli.output import DENIED, DONE, FAILED, NOT_FOUND, SUMMARY_RECORD, USAGE, combined, exit_code_for
 from s3pool.errors import S3PoolError, StoppedError, UnusableAnswerError
-from s3pool.transfer.context import Progress, TransferContext
+from s3pool.transfer.context import TransferContext
 from s3pool.transfer.tasks import ARCHIVED, SKIPPED, DeleteTask, Outcome, Problem, Summary
 from s3pool.transfer.tasks import DONE as TASK_DONE
 from s3pool.transfer.walk import words_of

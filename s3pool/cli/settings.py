@@ -18,7 +18,6 @@ from s3pool.errors import LocalFileError, ProtocolError, S3Error, S3PoolError, U
 from s3pool.location import S3Path
 from s3pool.s3.documents import iso_millis
 from s3pool.s3.settings import Place, S3Setting, SettingOperations, read_document
-from s3pool.s3.xml import iso_millis
 from s3pool.transfer.flow import Flow
 
 BUCKETS, OBJECTS, BOTH = "s3/BUCKET", "s3/BUCKET/KEY", "s3/BUCKET or s3/BUCKET/KEY"

@@ -155,7 +155,7 @@ def iter_part_ranges(size: int, part_size: int) -> Iterator[ByteRange]:
     Source: Amazon S3 User Guide, "Multipart upload limits".
     """
     _check_part_size(part_size)
-    if count_parts(size, part_size) > MAX_PARTS:
+    if not may_cut(size, part_size):
         raise UsageError(f"{size} bytes in parts of {part_size} are more than {MAX_PARTS:,} parts; take larger parts")
     return iter_ranges(size, part_size)  # a generator itself would raise only at its first use
 
@@ -163,6 +163,11 @@ def iter_part_ranges(size: int, part_size: int) -> Iterator[ByteRange]:
 def iter_ranges(size: int, length: int) -> Iterator[ByteRange]:
     """Cut size bytes into ranges of any length, the last one possibly shorter."""
     return (ByteRange(first, min(first + length, size) - 1) for first in range(0, size, length))
+
+
+def may_cut(size: int, part_size: int) -> bool:
+    """Return whether S3 takes an object in parts of a size."""
+    return MIN_PART_BYTES <= part_size <= MAX_PART_BYTES and count_parts(size, part_size) <= MAX_PARTS
 
 
 def count_parts(size: int, part_size: int) -> int:

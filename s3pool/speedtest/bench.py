@@ -22,8 +22,8 @@ from s3pool.location import S3Path
 from s3pool.model import UNSIGNED_PAYLOAD, Endpoint, ListMode, ListPage, Response
 from s3pool.record import dataclass, replace
 from s3pool.s3.client import S3Client
+from s3pool.s3.key_ranges import CAUTIOUS_JOBS
 from s3pool.s3.list_all import list_objects, list_pages, list_versions, on_one_node
-from s3pool.s3.parallel.ranges import CAUTIOUS_JOBS
 from s3pool.speedtest.measure import (
     Measurement,
     NothingLeftError,

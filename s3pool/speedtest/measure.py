@@ -14,7 +14,7 @@ from typing import Any
 from s3pool.errors import AccessDeniedError, NotFoundError, S3Error, S3PoolError, StoppedError, TransportError
 from s3pool.model import Endpoint, Request, Response
 from s3pool.record import dataclass
-from s3pool.s3.exchange import BegunRequest, OperationWindow, Sender
+from s3pool.s3.operation import BegunRequest, OperationWindow, Sender
 
 logger = logging.getLogger(__name__)
 

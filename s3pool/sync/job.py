@@ -8,11 +8,10 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, Protocol
 
 from s3pool.errors import UsageError
-from s3pool.filters import ANY_FACTS, NameFilter, Names, ObjectFilter
+from s3pool.filters import ANY_FACTS, WHOLE, NameFilter, Names, ObjectFilter, Shard
 from s3pool.location import name_bytes
 from s3pool.model import ListPage
 from s3pool.record import dataclass, field, replace
-from s3pool.shard import WHOLE, Shard
 from s3pool.sync.compare import COPY, Rules
 from s3pool.sync.pair import NO_STATE, StatePaths
 from s3pool.transfer.tasks import Summary

@@ -14,9 +14,9 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 from s3pool.errors import JournalError, JournalLockedError, UsageError
+from s3pool.filters import Shard
 from s3pool.location import LocalPath, Location, S3Path, StdStream, has_glob
 from s3pool.record import dataclass
-from s3pool.shard import Shard
 from s3pool.sync.compare import COPY, DOWNLOAD, UPLOAD, Entry
 from s3pool.transfer.safe_path import stat_below
 from s3pool.transfer.tasks import CopyTask, DeleteTask, DownloadTask, Item, RemoveTask, Task, UploadTask

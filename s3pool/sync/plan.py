@@ -41,8 +41,7 @@ from s3pool.transfer.tasks import Item, Problem
 from s3pool.transfer.walk import EVERYTHING
 
 if TYPE_CHECKING:
-    from s3pool.filters import Names
-    from s3pool.shard import Shard
+    from s3pool.filters import Names, Shard
     from s3pool.sync.journal import Journal
     from s3pool.sync.pair import SyncPair
     from s3pool.transfer.context import TransferContext

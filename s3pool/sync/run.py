@@ -14,7 +14,6 @@ from s3pool.dialect import HIDES_BELOW
 from s3pool.errors import NotFoundError
 from s3pool.filters import WHOLE, NameRange, Names
 from s3pool.location import name_bytes
-from s3pool.shard import WHOLE, NameRange
 from s3pool.sync.compare import DOWNLOAD, UPLOAD, Batch, Entry, Record, may_change_unseen
 from s3pool.sync.job import ALL_NAMES, Partners, Report, Situation, SyncOptions, why_hold_back
 from s3pool.sync.journal import AS_IT_IS, Journal

@@ -19,10 +19,9 @@ from s3pool.errors import (
 from s3pool.hashing import CRC_BYTES, new_hasher
 from s3pool.model import UNSIGNED_PAYLOAD, ByteRange, ObjectAttributes, ObjectHead
 from s3pool.record import dataclass, replace
-from s3pool.s3.documents import PutResult
-from s3pool.s3.exchange import Steps, block_on, in_worker
-from s3pool.s3.part_sizes import MIB, choose_part_size, iter_part_ranges, may_cut
-from s3pool.s3.responses import Known, head_of
+from s3pool.s3.operation import Steps, block_on, in_worker
+from s3pool.s3.requests import MIB, choose_part_size, iter_part_ranges, may_cut
+from s3pool.s3.responses import Known, PutResult, head_of
 from s3pool.transfer.context import EXISTS, NO_ATTRIBUTES, Meter, TransferContext, why_skip
 from s3pool.transfer.digests import (
     PART_SIZE,

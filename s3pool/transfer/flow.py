@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from s3pool.errors import StoppedError, is_pool_dead
 from s3pool.interrupts import LOOK_FOR_SIGNALS_S
-from s3pool.s3.exchange import go_on
+from s3pool.s3.operation import go_on
 from s3pool.transfer.executor import BoundedExecutor, schedule_of
 from s3pool.transfer.tasks import (
     IN_WINDOW_BYTES,

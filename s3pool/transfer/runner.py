@@ -20,8 +20,8 @@ from s3pool.errors import (
 )
 from s3pool.interrupts import signals_held
 from s3pool.location import S3Path
-from s3pool.s3.exchange import Steps, block_on, in_worker
-from s3pool.s3.part_sizes import MAX_KEYS
+from s3pool.s3.operation import Steps, block_on, in_worker
+from s3pool.s3.requests import MAX_KEYS
 from s3pool.s3.responses import error_of_failure
 from s3pool.transfer.context import TransferContext, why_skip
 from s3pool.transfer.download import download

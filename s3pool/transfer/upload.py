@@ -15,9 +15,9 @@ from s3pool.dialect import OWN_ETAGS
 from s3pool.errors import IntegrityError, PreconditionError, RefusedError, StoppedError
 from s3pool.model import ByteRange, ObjectAttributes
 from s3pool.record import replace
-from s3pool.s3.documents import PutResult
-from s3pool.s3.exchange import Steps, block_on, in_worker
-from s3pool.s3.part_sizes import MAX_OBJECT_BYTES, MAX_PARTS, MIB, choose_part_size, iter_part_ranges
+from s3pool.s3.operation import Steps, block_on, in_worker
+from s3pool.s3.requests import MAX_OBJECT_BYTES, MAX_PARTS, MIB, choose_part_size, iter_part_ranges
+from s3pool.s3.responses import PutResult
 from s3pool.transfer.context import EXISTS, NULL_METER, Meter, MeteredSlice, TransferContext, why_skip
 from s3pool.transfer.digests import PART_SIZE, BodyDigests, algorithm_header, check_stored, digest_body, digest_bytes
 from s3pool.transfer.metadata import for_file, guess_content_type

@@ -13,10 +13,9 @@ from itertools import compress
 from typing import NamedTuple
 
 from s3pool.errors import LocalFileError, RefusedError, S3PoolError
-from s3pool.filters import NameFilter, Names, takes_all
+from s3pool.filters import NameFilter, NameRange, Names, takes_all
 from s3pool.location import S3Path, name_bytes
 from s3pool.record import dataclass
-from s3pool.shard import NameRange
 from s3pool.transfer.metadata import stored_mode
 from s3pool.transfer.safe_path import PART_PREFIX, is_part_name, local_error
 from s3pool.transfer.tasks import UploadTask

@@ -23,13 +23,12 @@ from s3pool.cli.selection import (
 )
 from s3pool.cli.transfers import add_filter_flags, passes, remove
 from s3pool.errors import NotFoundError, RefusedError, UsageError
-from s3pool.filters import ANY_FACTS, NameFilter, Names, ObjectFilter
+from s3pool.filters import ANY_FACTS, WHOLE, NameFilter, Names, ObjectFilter, Shard
 from s3pool.location import S3Path, compile_glob, glob_prefix, has_glob
 from s3pool.model import NO_TIME, SEQUENTIAL, ListMode, ObjectInfo, parse_iso_time
 from s3pool.record import dataclass, replace
 from s3pool.s3.client import S3Client
 from s3pool.s3.list_all import list_objects, list_uploads, list_versions
-from s3pool.shard import WHOLE, Shard
 from s3pool.transfer.context import TransferOptions
 from s3pool.transfer.runner import refuse_tree
 from s3pool.transfer.tasks import DeleteTask, Problem, Summary

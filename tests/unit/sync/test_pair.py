@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from s3pool.errors import JournalError, JournalLockedError
+from s3pool.filters import WHOLE
 from s3pool.location import S3Path
-from s3pool.shard import WHOLE
 from s3pool.sync.compare import COPY
 from s3pool.sync.pair import PairLock, SyncPair, paths_for
 from s3pool.transfer.resume import pool_of

@@ -12,7 +12,7 @@ import pytest
 from s3pool.errors import IntegrityError
 from s3pool.hashing import CHECKSUMS, new_hasher
 from s3pool.model import UNSIGNED_PAYLOAD
-from s3pool.s3.part_sizes import iter_ranges
+from s3pool.s3.requests import iter_ranges
 from s3pool.transfer.context import TransferContext
 from s3pool.transfer.digests import (
     PART_SIZE,

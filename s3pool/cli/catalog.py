@@ -57,10 +57,10 @@ ALL = tuple(SUMMARIES)
 # The commands that are rows of one table, and the modules of those that share one.
 SETTINGS = ("tag", "version", "retention", "legalhold", "policy", "anonymous", "ilm", "cors", "encrypt", "restore")
 _SHARED = {
-    "buckets": ("mb", "rb"),
     "cat": ("head",),
     "cp": ("mv", "pipe"),
     "du": ("tree",),
+    "mb": ("rb",),
     "print": ("shards",),
     "settings": SETTINGS,
     "sync": ("mirror",),

@@ -27,7 +27,7 @@ CLOCKS_AGREE_S = 2.0  # a Date header is a whole second, and was on its way
 NODES_ASKED_FOR_THE_TIME = 5
 MESSAGE_DIGITS = 16  # of the hash by which a message is remembered
 MOST_MESSAGES = 1000  # then the file begins anew
-HEADER_FLAGS = ("header", "request_payer", "sse_c", "sse_c_source")  # see headers_of in cli/attributes
+HEADER_FLAGS = ("header", "request_payer", "sse_c", "sse_c_source")  # see headers_of in cli/header_flags
 ONLY_S3 = ("path", "paths", "buckets", "words")  # the namespace's names of operands
 LOCAL_TOO = ("source", "sources", "first", "target", "second")
 TARGETS = ("target", "second")
@@ -164,7 +164,7 @@ class Context:
 
         session = open_session(config, trace=self.args.command)
         if any(getattr(self.args, name, None) for name in HEADER_FLAGS):
-            from s3pool.cli.attributes import headers_of
+            from s3pool.cli.header_flags import headers_of
 
             if (headers := headers_of(self.args, config, is_source=is_source)) is not None:
                 session.client.send_with(headers)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from s3pool.cli.attributes import add_hint
 from s3pool.cli.context import Context
+from s3pool.cli.header_flags import add_hint
 from s3pool.cli.output import DENIED, DONE, FAILED, NOT_FOUND, SUMMARY_RECORD, USAGE, combined, exit_code_for
 from s3pool.errors import S3PoolError, StoppedError, UnusableAnswerError
 from s3pool.transfer.context import TransferContext

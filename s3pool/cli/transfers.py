@@ -10,8 +10,8 @@ from contextlib import contextmanager, nullcontext
 from itertools import islice
 from typing import Any, TypeVar
 
-from s3pool.cli.attributes import add_attribute_flags, add_request_flags, attributes_of, given_for
 from s3pool.cli.context import Context
+from s3pool.cli.header_flags import add_attribute_flags, add_request_flags, attributes_of, given_for
 from s3pool.cli.logs import write_between
 from s3pool.cli.outcomes import OutcomePrinter, print_summary, summary_text
 from s3pool.cli.output import code_of_interrupt, is_terminal

@@ -134,7 +134,7 @@ INNER_FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "speedtest": (("measure",), ("bench",)),
     "cli": (
-        ("catalog", "output", "parser", "progress", "attributes"),
+        ("catalog", "output", "parser", "progress", "header_flags"),
         ("context", "formats", "logs", "tables"),
         ("outcomes", "selection"),
         ("search", "transfers"),

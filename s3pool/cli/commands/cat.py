@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterator
 
-from s3pool.cli.attributes import add_request_flags
 from s3pool.cli.context import Context
+from s3pool.cli.header_flags import add_request_flags
 from s3pool.cli.parser import natural_int, size_in_bytes, text_flag
 from s3pool.cli.selection import Past, add_at_flag, add_glob_flag, iter_selected_pages, select
 from s3pool.errors import NotFoundError, UsageError

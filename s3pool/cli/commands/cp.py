@@ -13,8 +13,8 @@ from collections.abc import Iterator, Sequence
 from itertools import filterfalse
 
 from s3pool.cli import transfers
-from s3pool.cli.attributes import add_attribute_flags, add_hint, add_request_flags, warn_of_attributes
 from s3pool.cli.context import Context
+from s3pool.cli.header_flags import add_attribute_flags, add_hint, add_request_flags, warn_of_attributes
 from s3pool.cli.outcomes import finish, store_directories_kept
 from s3pool.cli.parser import FILTERS, Command, positive_int, section, switch, text_flag
 from s3pool.cli.selection import Past, by_processes, fact_filter, list_mode, shard_of

@@ -9,8 +9,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from s3pool.cli import transfers
-from s3pool.cli.attributes import given_for, warn_of_attributes
 from s3pool.cli.context import Context
+from s3pool.cli.header_flags import given_for, warn_of_attributes
 from s3pool.cli.outcomes import OutcomePrinter, exit_code_of, note_not_kept, print_summary, store_directories_kept
 from s3pool.cli.output import DONE, SKIPPED, code_of_interrupt, combined, exit_code_for, message_of
 from s3pool.cli.parser import STORED, argument_type, seconds, section, switch, text_flag

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from s3pool.config.options import Config
     from s3pool.endpoint import Credentials, Endpoint, HttpProxy
-    from s3pool.keys.renewal import RenewedKeys
+    from s3pool.keys import RenewedKeys
     from s3pool.pool.health import HealthChecker
     from s3pool.pool.resolver import NodeKeeper
 
@@ -202,7 +202,7 @@ def keys_of(config: Config) -> Credentials | RenewedKeys | None:
     """Return what signs for a configuration: a pair for ever, keys that are renewed, or nothing."""
     if not config.sign or config.key_source is None:
         return config.credentials
-    from s3pool.keys.renewal import open_keys
+    from s3pool.keys import open_keys
 
     return open_keys(config, config.key_source)
 

@@ -77,7 +77,7 @@ HOMES = {
     "socketserver": ("proxy/*.py",),
     "asyncio": (),
     "multiprocessing": (),
-    "subprocess": ("cli/commands/*.py", "cli/main.py", "cli/processes.py", "keys/fetch.py"),
+    "subprocess": ("cli/commands/*.py", "cli/main.py", "cli/processes.py", "keys.py"),
 }
 # These are imported where they are used, never when their module is loaded.
 LATE = ("anycrc", "dns", "requests_aws4auth", "yaml", "dotenv", "rich", "prometheus_client", "concurrent.futures")

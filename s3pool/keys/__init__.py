@@ -1,1 +1,0 @@
-"""Keys that end: where they are got, and how they are renewed while a run goes on."""

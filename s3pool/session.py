@@ -35,14 +35,12 @@ class Session:
     """The transport and the S3 client of one pool; close it, or use it as a context manager."""
 
     def __init__(
-        self, config: Config, transport: Transport, client: S3Client, signer: Signer, keeper: NodeKeeper | None = None
-    ) -> None:
-        self.config = config
+        self, config: Config, transport: Transport, client: S3Client, signer: Signer, keeper: NodeKeeper | None = None,
+        *, end_traces: Callable[[], None] | None = None,
+    ) -> None:  # fmt: skip
+        self.config, self.transport, self.client, self.signer = config, transport, client, signer
         self.keeper = keeper  # where nodes are found by name, or connections kept open
-        self.transport = transport
-        self.client = client
-        self.signer = signer
-        self.end_traces: Callable[[], None] | None = None
+        self._end_traces = end_traces
         self._health: HealthChecker | None = None
 
     @property
@@ -82,8 +80,8 @@ class Session:
             self._health.stop()
             self._health = None
         self.transport.close()
-        if self.end_traces is not None:
-            self.end_traces()
+        if self._end_traces is not None:
+            self._end_traces()
 
     def __enter__(self) -> Session:
         return self
@@ -107,18 +105,7 @@ def open_session(
     config.require_endpoints()
     if config.sign:
         config.require_credentials()
-    make_node = _node_maker(config, slot_wait_s)
-    min_connections = config.min_connections if keeps_warm else 0
-    keeper = None
-    if min_connections or config.resolve == "all" or any(endpoint.discovery for endpoint in config.endpoints):
-        from s3pool.pool.resolver import NodeKeeper, Resolver
-
-        is_all = config.resolve == "all"
-        keeper = NodeKeeper(config.endpoints, Resolver(config.resolver), make_node, resolve_all=is_all)
-    nodes = keeper.find() if keeper is not None else [make_node(endpoint) for endpoint in config.endpoints]
-    balancer = LoadBalancer(nodes, strategy=config.strategy, sticky=config.sticky == "key")
-    if keeper is not None:
-        keeper.attend(balancer, min_connections=min_connections)
+    balancer, keeper = _open_pool(config, slot_wait_s, config.min_connections if keeps_warm else 0)
     tracer = None
     if config.tracing:
         from s3pool.tracing import Tracer  # an extra, which few have
@@ -126,11 +113,10 @@ def open_session(
         tracer = Tracer("s3pool", root=trace)
     keys = keys_of(config)
     signer = Signer(keys, region=config.region)
-    policy = RetryPolicy(retries=config.retries, deadline_s=DEADLINE_FACTOR * config.read_timeout_s)
     transport = Transport(
         balancer,
         signer.sign,
-        policy=policy,
+        policy=RetryPolicy(retries=config.retries, deadline_s=DEADLINE_FACTOR * config.read_timeout_s),
         read_timeout_s=config.read_timeout_s,
         patience_s=config.connect_timeout_s,
         new_keys=getattr(keys, "replaced", None),
@@ -143,9 +129,23 @@ def open_session(
         client.dialect.learn(CHECKSUM_MODE)
     if config.request_checksum_calculation == WHEN_REQUIRED:
         client.dialect.learn(CHECKSUM_ALGORITHM)
-    session = Session(config, transport, client, signer, keeper)
-    session.end_traces = tracer.close if tracer is not None else None
-    return session
+    return Session(config, transport, client, signer, keeper, end_traces=tracer.close if tracer is not None else None)
+
+
+def _open_pool(
+    config: Config, slot_wait_s: float | None, min_connections: int
+) -> tuple[LoadBalancer, NodeKeeper | None]:
+    """Return what picks the nodes, and what keeps them up to date where names stand for them."""
+    make_node, is_all = _node_maker(config, slot_wait_s), config.resolve == "all"
+    strategy, sticky = config.strategy, config.sticky == "key"
+    if not (min_connections or is_all or any(endpoint.discovery for endpoint in config.endpoints)):
+        return LoadBalancer(list(map(make_node, config.endpoints)), strategy=strategy, sticky=sticky), None
+    from s3pool.pool.resolver import NodeKeeper, Resolver
+
+    keeper = NodeKeeper(config.endpoints, Resolver(config.resolver), make_node, resolve_all=is_all)
+    balancer = LoadBalancer(keeper.find(), strategy=strategy, sticky=sticky)
+    keeper.attend(balancer, min_connections=min_connections)
+    return balancer, keeper
 
 
 def proxy_hint(config: Config) -> str:

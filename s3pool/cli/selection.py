@@ -362,8 +362,8 @@ def _padded(borders: list[str], count: int) -> list[NameRange]:
 
 
 def _reader_of_keys(client: S3Client, bucket: str, prefix: str) -> Callable[[str, str | None], tuple[list[str], bool]]:
-    from s3pool.s3.listing import iter_pages
     from s3pool.s3.pages import keys_of
+    from s3pool.s3.paging import iter_pages
 
     def read(after: str, until: str | None) -> tuple[list[str], bool]:
         page = next(iter_pages(client, bucket, prefix=prefix, start_after=after, until=until, must_be_ordered=True))

@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 from s3pool.dialect import habits_of
 from s3pool.errors import TransportError, describe_os_error
 from s3pool.model import Endpoint
-from s3pool.pool.connections import PoolExhausted
+from s3pool.pool.connections import ConnectionPool, PoolExhausted
 from s3pool.pool.exchange import GENERIC_PATH, probe_request
 from s3pool.pool.http1 import NodeConnection
 from s3pool.pool.node import CLOSED, Node
@@ -44,9 +44,8 @@ OK_STATUS = range(200, 400)  # what a path that was named for its health must an
 class ProbeResult:
     """What one unsigned request told of an endpoint.
 
-    ``latency_s`` runs from the request to the end of the answer, ``connect_s`` is the time for
-    a new connection with TLS, 0 on a kept one. ``clock_offset_s`` is the server's clock
-    minus ours, to half a second; None without a Date header.
+    ``latency_s`` runs from the request to the end of the answer, ``connect_s`` is the time for a new connection with
+    TLS, 0 on a kept one. ``clock_offset_s`` is the server's clock minus ours, to half a second; None without a Date.
     """
 
     endpoint: Endpoint
@@ -65,9 +64,8 @@ class ProbeResult:
 class ProbePlan:
     """What is asked of every endpoint, and how many answers in a row count.
 
-    ``path`` is asked with GET and must be answered with a status from 200 to 399. Without one
-    every status below 500 is a sign of life, and the path is chosen by the server's own name
-    for itself where ``adapts``. ``connects_only`` asks for no more than an open port.
+    ``path`` is asked with GET and must be answered with a status from 200 to 399. Without one every status below 500 is
+    a sign of life, and the server's name decides on the path where ``adapts``. ``connects_only`` asks for an open port.
     """
 
     path: str = ""
@@ -99,17 +97,11 @@ def probe(
 ) -> ProbeResult:  # fmt: skip
     """Ask an endpoint for a sign of life, over its own TLS settings; never raises for a sick one.
 
-    ``is_named`` means that the path is one that speaks of health: then only success counts.
-    ``fresh`` asks over a new connection.
+    Where the path ``is_named``, it speaks of health, and only success counts. ``fresh`` takes a new connection.
     """
     started = time.monotonic()
-    connections = node.connections
-    give_back = connections.checkin
     try:
-        try:
-            connection = connections.checkout(connect_timeout_s=timeout_s, fresh=fresh, wait=False)
-        except PoolExhausted:  # perhaps because the node is silent: its bound does not hold for a probe
-            connection, give_back = connections.open_extra(timeout_s), _close
+        connection, give_back = _connect(node.connections, timeout_s, fresh=fresh)
     except TransportError as exc:
         return ProbeResult(node.endpoint, is_alive=False, error=str(exc))
     connected = time.monotonic()
@@ -146,8 +138,14 @@ def probe_with_set(node: Node, *, timeout_s: float = PROBE_TIMEOUT_S) -> ProbeRe
     return result if whole.status != UNAVAILABLE else replace(result, is_alive=False, error=NO_QUORUM)
 
 
-def _close(connection: NodeConnection, *, reusable: bool) -> None:  # noqa: ARG001 - as checkin() has it
-    connection.close()
+def _connect(
+    connections: ConnectionPool, timeout_s: float, *, fresh: bool
+) -> tuple[NodeConnection, Callable[..., None]]:
+    """Return a connection, and what takes it back."""
+    try:
+        return connections.checkout(connect_timeout_s=timeout_s, fresh=fresh, wait=False), connections.checkin
+    except PoolExhausted:  # perhaps because the node is silent: its bound does not hold for a probe
+        return connections.open_extra(timeout_s), lambda connection, **_: connection.close()
 
 
 def _clock_offset_s(date: str) -> float | None:
@@ -155,33 +153,26 @@ def _clock_offset_s(date: str) -> float | None:
     return None if seconds is None else seconds + DATE_CENTRE_S - time.time()
 
 
-class SuspicionProbe:
-    """A thread that probes a node which fell silent, and, where nobody else does, until it answers again."""
-
-    def __init__(self, node: Node, *, pause_s: float = RECOVERY_PAUSE_S) -> None:
-        self._node = node
-        self._pause_s = pause_s
-
-    def run(self) -> None:
-        """Open the node's circuit if it does not answer; return when it does, or when others watch it."""
-        node = self._node
-        heard_at = node.heard_at
-        result = probe(node, timeout_s=node.delays.probe_s, fresh=True)
-        if result.is_alive or node.heard_at > heard_at:
-            return
-        logger.warning("%s leaves the pool: %s", node.endpoint, result.error)
-        node.counters.add_failure("probe", result.error)
+def follow_suspicion(node: Node, *, pause_s: float = RECOVERY_PAUSE_S) -> None:
+    """Probe a node that fell silent, and, where nobody else does, until it answers again."""
+    heard_at = node.heard_at
+    result = probe(node, timeout_s=node.delays.probe_s, fresh=True)
+    if result.is_alive or node.heard_at > heard_at:
+        return
+    logger.warning("%s leaves the pool: %s", node.endpoint, result.error)
+    node.counters.add_failure("probe", result.error)
+    node.breaker.trip()
+    while not node.is_watched and node.breaker.state is not CLOSED and not _has_recovered(node, pause_s):
         node.breaker.trip()
-        while not node.is_watched and node.breaker.state is not CLOSED and not self._has_recovered():
-            node.breaker.trip()
 
-    def _has_recovered(self) -> bool:
-        for _ in range(RISE):
-            time.sleep(self._pause_s)
-            if not probe(self._node).is_alive:
-                return False
-        self._node.breaker.invite_trial()
-        return True
+
+def _has_recovered(node: Node, pause_s: float) -> bool:
+    for _ in range(RISE):
+        time.sleep(pause_s)
+        if not probe(node).is_alive:
+            return False
+    node.breaker.invite_trial()
+    return True
 
 
 def probe_suspect(node: Node) -> None:
@@ -190,7 +181,7 @@ def probe_suspect(node: Node) -> None:
     if now < node.suspect_again_at:
         return
     node.suspect_again_at = now + SUSPECT_PAUSE_S
-    threading.Thread(target=SuspicionProbe(node).run, name="s3pool-suspicion", daemon=True).start()
+    threading.Thread(target=follow_suspicion, args=(node,), name="s3pool-suspicion", daemon=True).start()
 
 
 DEFAULT_PLAN = ProbePlan()

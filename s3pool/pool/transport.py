@@ -6,7 +6,7 @@ import functools
 import logging
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from s3pool import __version__
@@ -20,7 +20,7 @@ from s3pool.pool.retry import AttemptContext, KeptConnections, RetryPolicy
 from s3pool.pool.tcp import QUIET_S, wait_readable
 
 if TYPE_CHECKING:
-    from s3pool.pool.window import Window
+    from s3pool.pool.epoll_window import Window
 
 logger = logging.getLogger(__name__)
 
@@ -85,10 +85,7 @@ class Transport:
         self.wall_clock = wall_clock
         self._has_told = self._has_told_region = False  # that nothing is heard; that the region is another one
         self.unreachable_hint = ""  # told once when no node can be connected to
-        for node in balancer.nodes:
-            node.on_suspicion = node.on_suspicion or suspect
-            node.on_long_wait = self._note_long_wait
-            node.delays = delays or node.delays
+        self._adopt(balancer.nodes, delays)
         self.context = AttemptContext(
             policy=policy or RetryPolicy(),
             balancer=balancer,
@@ -103,6 +100,12 @@ class Transport:
             new_keys=new_keys,
             now=now,
         )
+
+    def _adopt(self, nodes: Sequence[Node], delays: Delays | None) -> None:
+        for node in nodes:
+            node.on_suspicion = node.on_suspicion or suspect
+            node.on_long_wait = self._note_long_wait
+            node.delays = delays or node.delays
 
     @property
     def endpoints(self) -> tuple[Endpoint, ...]:
@@ -209,7 +212,7 @@ class Transport:
 
     def window(self) -> Window:
         """Return a place for requests that one thread has under way at once."""
-        from s3pool.pool.window import Window  # most commands have no use for it
+        from s3pool.pool.epoll_window import Window  # most commands have no use for it
 
         return Window(self.context)
 

@@ -178,8 +178,9 @@ class BucketOperations(Operations):
         Raises ProtocolError: no node gave a complete page.
         """
         query = _page_query(prefix, delimiter, max_keys)
+        list_v1 = partial(self._list_v1, bucket, query, marker=token or start_after, only=only)
         if self.dialect.knows(LISTS_V1):
-            return self._list_v1(bucket, query, marker=token or start_after, only=only)
+            return list_v1()
         position = ("continuation-token", token) if token else ("start-after", start_after)
         request = self._list_request(bucket, "ListObjectsV2", (("list-type", "2"), *query, position))
         try:
@@ -187,19 +188,16 @@ class BucketOperations(Operations):
         except S3Error as exc:
             if not is_refusal(exc):
                 raise
-            refusal = exc
             try:
-                page = self._list_v1(bucket, query, marker=token or start_after, only=only)
+                page = list_v1()
             except S3Error:  # what V1 refuses as well was not V2's fault
-                raise refusal from None
+                raise exc from None
             self.dialect.learn(LISTS_V1)
             return page
         if page.v1:
             self.dialect.learn(LISTS_V1)
-        if page.v1 and position[1]:
-            # V1 does not know where V2's words wanted it to start.
-            return self._list_v1(bucket, query, marker=token or start_after, only=only)
-        return page
+        # V1 does not know where V2's words wanted it to start.
+        return list_v1() if page.v1 and position[1] else page
 
     def begin_objects_page(
         self, bucket: str, *, prefix: str = "", delimiter: str = "", start_after: str = ""

@@ -142,14 +142,11 @@ class S3Client(BucketOperations, MultipartOperations):
         if_none_match: bool = False,
         only: Endpoint | None = None,
     ) -> Steps[PutResult]:
-        """Store an object in one piece; with ``if_none_match`` an existing one stays.
+        """Store an object in one piece; with ``if_none_match`` an existing one stays, which is a PreconditionError.
 
         ``attributes`` may be their headers, ``checksum`` is the name and value of a header, which a server that refuses
         it ``may_decline``. After a lost answer HEAD tells what is there: a second try would take the success of the
-        first for somebody else's object.
-
-        Raises PreconditionError: ``if_none_match`` was set and the object exists. UsageError: an attribute cannot stand
-        in a header.
+        first for somebody else's object. Raises UsageError: an attribute cannot stand in a header.
         """
         headers = attribute_headers(attributes) if isinstance(attributes, ObjectAttributes) else dict(attributes)
         if content_md5 or checksum or if_none_match:

@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 from s3pool.location import name_bytes
 from s3pool.model import ListPage
 from s3pool.record import dataclass, field
-from s3pool.s3.listing import LoopGuard, is_increasing
 from s3pool.s3.pages import ObjectTable, Times, build_objects, keys_of
+from s3pool.s3.paging import LoopGuard, is_increasing
 from s3pool.s3.split_points import shared_length
 
 AUTO_JOBS = 0  # as many as help

@@ -13,8 +13,8 @@ from s3pool.location import S3Path
 from s3pool.model import SEQUENTIAL, Endpoint, ListMode, ListPage, ObjectInfo, UploadInfo, format_iso_time
 from s3pool.record import replace
 from s3pool.s3.documents import UploadPage
-from s3pool.s3.listing import AskAhead, KeyBounds, LoopGuard, iter_pages, iter_version_pages
 from s3pool.s3.pages import names_on
+from s3pool.s3.paging import AskAhead, KeyBounds, LoopGuard, iter_pages, iter_version_pages
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

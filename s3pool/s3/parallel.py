@@ -19,8 +19,8 @@ from s3pool.errors import S3Error, S3PoolError, UnorderedError
 from s3pool.model import ListPage, ObjectInfo
 from s3pool.record import replace
 from s3pool.s3.key_ranges import AUTO_JOBS, CAUTIOUS_JOBS, MOST_AUTO_JOBS, ConcurrencyLimit, Counts, RangeRequest
-from s3pool.s3.listing import MINIO_TAG, KeyBounds, Lister, LoopGuard, iter_pages, iter_version_pages
 from s3pool.s3.pages import keys_of
+from s3pool.s3.paging import MINIO_TAG, KeyBounds, Lister, LoopGuard, iter_pages, iter_version_pages
 from s3pool.s3.range_scheduler import WINDOW_PAGES, RangeScheduler
 from s3pool.s3.requests import MAX_KEYS
 

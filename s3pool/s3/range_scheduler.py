@@ -32,8 +32,8 @@ from s3pool.s3.key_ranges import (
     link,
     widens,
 )
-from s3pool.s3.listing import REFUSALS, LoopGuard, floor_of, is_minio_token
 from s3pool.s3.pages import keys_of
+from s3pool.s3.paging import REFUSALS, LoopGuard, floor_of, is_minio_token
 from s3pool.s3.split_points import SplitPoints
 
 logger = logging.getLogger(__name__)
@@ -266,15 +266,18 @@ class RangeScheduler:
             # The token of a page that went beyond the end would skip keys if the end moved up.
             r.token, r.token_at, r.stem = page.next_token, keys[-1] if keys else r.token_at, request.prefix
         r.is_led = (not objects or (r.is_at_end and r.token != "")) and not r.is_done and page.truncated
+        self._go_on(r)
+        return held
+
+    def _go_on(self, r: KeyRange) -> None:
         if r.is_done:
             self._drop_done()
-        else:
-            self._ready.append(r)
-            if r.is_led:
-                r.guard.meet(())
-                if not r.token:
-                    raise ProtocolError(f"the server stopped advancing while it listed s3/{self._bucket}")
-        return held
+            return
+        self._ready.append(r)
+        if r.is_led:
+            r.guard.meet(())
+            if not r.token:
+                raise ProtocolError(f"the server stopped advancing while it listed s3/{self._bucket}")
 
     def _check_order(self, request: RangeRequest, page: ListPage) -> None:
         is_whole = request.prefix == self._prefix

@@ -12,7 +12,7 @@ from s3pool.config.load import load_config
 from s3pool.errors import S3Error
 from s3pool.s3.client import S3Client
 from s3pool.s3.list_all import iter_uploads
-from s3pool.s3.listing import iter_pages, iter_version_pages
+from s3pool.s3.paging import iter_pages, iter_version_pages
 from s3pool.session import Session, open_session
 from tests.support.contract import Backend, NewBucket, put
 from tests.support.fake_s3 import ACCESS_KEY, SECRET_KEY, FakeS3, Quirks

@@ -5,7 +5,7 @@ import pytest
 from s3pool.errors import NotFoundError, S3Error
 from s3pool.s3.client import S3Client
 from s3pool.s3.list_all import list_objects
-from s3pool.s3.listing import iter_pages
+from s3pool.s3.paging import iter_pages
 from tests.support.contract import Backend, get, keys, put
 from tests.support.hostile import ALL_CHARACTERS_KEY, EVERY_CHARACTER_KEYS, HOSTILE_KEYS, LEADING_BYTES_KEY
 

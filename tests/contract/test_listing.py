@@ -4,7 +4,7 @@ import pytest
 
 from s3pool.errors import NotFoundError
 from s3pool.s3.client import S3Client
-from s3pool.s3.listing import iter_pages
+from s3pool.s3.paging import iter_pages
 from tests.support.contract import NewBucket, keys, md5, put
 
 NAMES = [f"d{group}/{number:02d}" for group in range(5) for number in range(5)] + ["top", "zz"]

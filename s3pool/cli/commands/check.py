@@ -17,7 +17,7 @@ from s3pool.location import S3Path, name_bytes
 from s3pool.model import Endpoint
 from s3pool.s3.client import S3Client
 from s3pool.s3.list_all import on_one_node
-from s3pool.s3.listing import iter_pages
+from s3pool.s3.paging import iter_pages
 from s3pool.sync.compare import Batch
 from s3pool.sync.scan import AFTER_SLASH, Ahead, RemoteTree
 

@@ -13,7 +13,7 @@ from s3pool.errors import ProtocolError, S3Error
 from s3pool.model import ListPage, ObjectInfo, UploadInfo
 from s3pool.s3.documents import UploadPage
 from s3pool.s3.list_all import iter_uploads
-from s3pool.s3.listing import iter_pages, iter_version_pages
+from s3pool.s3.paging import iter_pages, iter_version_pages
 
 TIME = "2026-01-22T20:44:33.000Z"
 

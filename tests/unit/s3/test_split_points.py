@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from s3pool.location import name_bytes
 from s3pool.model import ListPage, ObjectInfo
 from s3pool.s3.key_ranges import HeldPage, KeyRange, Position
-from s3pool.s3.listing import LoopGuard
+from s3pool.s3.paging import LoopGuard
 from s3pool.s3.split_points import KeyStatistics, SplitPoints, is_safe, shared_length, successor
 
 TEXT = st.text(max_size=12)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from s3pool.model import ListPage, ObjectInfo
 from s3pool.s3.key_ranges import Counts
-from s3pool.s3.listing import iter_version_pages
+from s3pool.s3.paging import iter_version_pages
 from s3pool.s3.parallel import VersionLister, iter_version_pages_parallel
 from tests.support.memory_lister import order
 

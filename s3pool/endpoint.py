@@ -28,10 +28,9 @@ FAILURES_METRIC = ("endpoint_failures", "Attempts on the node without a usable a
 class Endpoint:
     """One node of the pool. ``host`` has no brackets, even when it is an IPv6 address.
 
-    ``netloc`` is the Host header's value: with the port only when it is not the scheme's own.
-    ``zone``, ``weight`` and ``tier`` decide how often the node is used. One with a
-    ``discovery`` stands for all the nodes that its name is found to have, each of which is an
-    endpoint with an ``address``.
+    ``netloc`` is the Host header's value: with the port only when it is not the scheme's own. ``zone``, ``weight`` and
+    ``tier`` decide how often the node is used. One with a ``discovery`` stands for all the nodes that its name is found
+    to have, each of which is an endpoint with an ``address``.
     """
 
     scheme: str

@@ -103,12 +103,7 @@ def list_pages(
 
 
 def list_objects(
-    client: S3Client,
-    bucket: str,
-    *,
-    at: float | None = None,
-    mode: ListMode = SEQUENTIAL,
-    **bounds: Unpack[KeyBounds],
+    client: S3Client, bucket: str, *, at: float | None = None, mode: ListMode = SEQUENTIAL, **bounds: Unpack[KeyBounds]
 ) -> Iterator[ObjectInfo]:
     """Yield all objects below a prefix, page by page as ``list_pages`` yields them; with ``at`` as they were then."""
     if at is None:

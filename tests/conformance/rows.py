@@ -135,13 +135,7 @@ LENGTHS = [
     Row("204", stays(b"HTTP/1.1 204 No Content\r\n\r\n"), kept(status=204)),
     Row("204 with length", stays(b"HTTP/1.1 204 No Content\r\nContent-Length: 9\r\n\r\n"), kept(status=204)),
     Row("304 with length", stays(b"HTTP/1.1 304 Not Modified\r\nContent-Length: 9\r\n\r\n"), kept(status=304)),
-    Row(
-        "chunked HEAD",
-        stays(CHUNKED),
-        ended(),
-        method="HEAD",
-        why="RGW 16 sends a last chunk after some of them",
-    ),
+    Row("chunked HEAD", stays(CHUNKED), ended(), method="HEAD", why="RGW 16 sends a last chunk after some of them"),
     Row("large", stays(OK + b"Content-Length: 300000\r\n\r\n" + b"x" * 300_000), kept(b"x" * 300_000)),
     Row("same twice", stays(OK + b"Content-Length: 2\r\nContent-Length: 2\r\n\r\nok"), kept(b"ok")),
     Row("two that differ", stays(OK + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\nok"), ERROR),
@@ -190,11 +184,7 @@ CHUNKS = [
         why="guessed line ends split answers",
     ),
     Row("extension of 100 bytes", stays(CHUNKED + b"2;" + b"x" * 100 + b"\r\nok\r\n" + LAST_CHUNK), kept(b"ok")),
-    Row(
-        "extension of 70,000 bytes",
-        closes(CHUNKED + b"2;" + b"x" * TOO_LONG + b"\r\nok\r\n" + LAST_CHUNK),
-        ERROR,
-    ),
+    Row("extension of 70,000 bytes", closes(CHUNKED + b"2;" + b"x" * TOO_LONG + b"\r\nok\r\n" + LAST_CHUNK), ERROR),
     Row(
         "length beside it",
         stays(OK + b"Content-Length: 9\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n" + LAST_CHUNK),

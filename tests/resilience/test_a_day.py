@@ -96,11 +96,7 @@ class Day:
         self._cluster, self._names, self._slow = cluster, names, slow
         self._refusing_port = refusing.endpoint.port
         self._timers: list[threading.Timer] = []
-        self.environ = {
-            **cluster.environment,
-            "S3_POOL": f"srv+http://{NAME}",
-            "S3POOL_RESOLVER": names.address,
-        }
+        self.environ = {**cluster.environment, "S3_POOL": f"srv+http://{NAME}", "S3POOL_RESOLVER": names.address}
         names.set("node.test", "A", ["127.0.0.1"])
         self._tell(without={ADDED})
 
@@ -144,12 +140,7 @@ def day() -> Iterator[Day]:
     with ExitStack() as stack:
         cluster = stack.enter_context(RgwCluster.create(6))
         slow = stack.enter_context(Relay(cluster.endpoints[SLOW]))
-        yield Day(
-            cluster,
-            stack.enter_context(NameServer()),
-            slow,
-            stack.enter_context(ScriptedServer((SLOW_DOWN,))),
-        )
+        yield Day(cluster, stack.enter_context(NameServer()), slow, stack.enter_context(ScriptedServer((SLOW_DOWN,))))
 
 
 @pytest.fixture

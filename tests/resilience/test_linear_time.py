@@ -160,11 +160,7 @@ CASES: dict[str, tuple[Callable[[bytes], object], Callable[[int], bytes], int]] 
         2_000,
     ),
     "date": (lambda text: parse_http_date(text.decode()), lambda n: b" " * n + b"x" + b" " * n, 4_000),
-    "glob": (
-        lambda text: compile_glob("*a*a*a*a*b")(text.decode()),
-        lambda n: b"a" * n,
-        500,
-    ),
+    "glob": (lambda text: compile_glob("*a*a*a*a*b")(text.decode()), lambda n: b"a" * n, 500),
 }
 
 

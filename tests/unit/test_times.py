@@ -24,15 +24,7 @@ def test_times_of_listings_are_seconds(text: str, seconds: float) -> None:
 
 
 @pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "2026-01-22",
-        "2026-01-22T24:00:00Z",
-        "2026-01-22 00:00:00Z",
-        "2026-1-22T00:00:00Z",
-        "x",
-    ],
+    "text", ["", "2026-01-22", "2026-01-22T24:00:00Z", "2026-01-22 00:00:00Z", "2026-1-22T00:00:00Z", "x"]
 )
 def test_what_is_no_time_is_refused(text: str) -> None:
     """A time that is misread would copy everything, or nothing."""

@@ -24,11 +24,7 @@ from tests.resilience.chaos.worlds import LOCAL, Contents, Digest, Disk, Place, 
 
 STOPPED_S = 0.7
 BOUND_S = 90.0
-SETTINGS = {
-    "LB_REQUEST_TIMEOUT": "2",
-    "POOL_CONNECT_TIMEOUT": "1",
-    "LB_MAX_RETRIES": "4",
-}
+SETTINGS = {"LB_REQUEST_TIMEOUT": "2", "POOL_CONNECT_TIMEOUT": "1", "LB_MAX_RETRIES": "4"}
 PROXY_SETTINGS = {**SETTINGS, "LB_HEALTH_CHECK_INTERVAL": "1"}
 
 

@@ -11,15 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import BinaryIO, Protocol
 from urllib.parse import urlsplit
 
-from tests.resilience.chaos.http1 import (
-    ClosedError,
-    Request,
-    Response,
-    connect,
-    iter_body,
-    read_request,
-    read_response,
-)
+from tests.resilience.chaos.http1 import ClosedError, Request, Response, connect, iter_body, read_request, read_response
 
 BACKLOG = 128
 TICK_S = 0.05

@@ -51,33 +51,26 @@ FOUND: dict[str, Step] = {
         (_writer("CopyObject", "q", ("b1", "p/x")),),
     ),
     "cp wrote two files to one key": Step(
-        (_file("d1/x", "c1"), _file("d2/x", "c2")),
-        Command("cp", ("d1", "d2"), "s3/b1/m/", ("-r", "--json")),
+        (_file("d1/x", "c1"), _file("d2/x", "c2")), Command("cp", ("d1", "d2"), "s3/b1/m/", ("-r", "--json"))
     ),
     "mv of two trees left one of two objects of one name": Step(
-        (_object("p/x", "c1"), _object("q/x", "c2")),
-        Command("mv", ("s3/b1/p", "s3/b1/q"), "got", ("-r", "--json")),
+        (_object("p/x", "c1"), _object("q/x", "c2")), Command("mv", ("s3/b1/p", "s3/b1/q"), "got", ("-r", "--json"))
     ),
     "mv of two trees of another pool left one of two objects of one name": Step(
         (Planted(("other:b1", "p/x"), "c1", 100), Planted(("other:b1", "q/x"), "c2", 100)),
         Command("mv", ("s3/b1/p", "s3/b1/q"), "s3/b2/m", ("-r", "--json", "--source-profile", "other")),
     ),
     "sync took a file for equal that had the size and the time of the object": Step(
-        (_file("d1/x", "c1"), _object("p/x", "c2")),
-        Command("sync", ("d1",), "s3/b1/p", ("--json",)),
+        (_file("d1/x", "c1"), _object("p/x", "c2")), Command("sync", ("d1",), "s3/b1/p", ("--json",))
     ),
     "sync inside S3 took an object for equal that had the size and the time": Step(
-        (_object("p/x", "c1"), _object("q/x", "c2")),
-        Command("sync", ("s3/b1/p",), "s3/b1/q", ("--json",)),
+        (_object("p/x", "c1"), _object("q/x", "c2")), Command("sync", ("s3/b1/p",), "s3/b1/q", ("--json",))
     ),
     "cat wrote what a proxy had compressed, and ended with 0": Step(
-        (_object("p/x", "c1", 4096),),
-        Command("cat", ("s3/b1/p/x",)),
-        (Rule("compressed", "GetObject", times=0),),
+        (_object("p/x", "c1", 4096),), Command("cat", ("s3/b1/p/x",)), (Rule("compressed", "GetObject", times=0),)
     ),
     "mv from a bucket with versions took an object of this second for its own copy": Step(
-        (_object("p/x", "c1"), _object("p/y", "c2", 65_536)),
-        Command("mv", ("s3/b1/p",), "s3/b2/m", ("-r", "--json")),
+        (_object("p/x", "c1"), _object("p/y", "c2", 65_536)), Command("mv", ("s3/b1/p",), "s3/b2/m", ("-r", "--json"))
     ),
     "find --delete deleted what another prefix holds": Step(
         (_object("p/x", "c1"), _object("p2/x", "c2")),
@@ -85,16 +78,14 @@ FOUND: dict[str, Step] = {
         (Rule("ignore-parameter", "ListObjectsV2", times=0, args={"name": "prefix"}),),
     ),
     "mv -u did not repeat the copy of an object of this second": Step(
-        (_object("p/x", "c1"),),
-        Command("mv", ("s3/b1/p/x",), "s3/b2/m/y", ("-u", "--json")),
+        (_object("p/x", "c1"),), Command("mv", ("s3/b1/p/x",), "s3/b2/m/y", ("-u", "--json"))
     ),
     "mv -u from another pool did not repeat the copy of an object of this second": Step(
         (Planted(("other:b1", "p/x"), "c1", 100),),
         Command("mv", ("s3/b1/p/x",), "s3/b2/m/y", ("-u", "--json", "--source-profile", "other")),
     ),
     "sync left out a user's file that is called like a temporary one": Step(
-        (_file("d1/.s3pool-notes.part", "c1"),),
-        Command("sync", ("d1",), "s3/b1/p", ("--json",)),
+        (_file("d1/.s3pool-notes.part", "c1"),), Command("sync", ("d1",), "s3/b1/p", ("--json",))
     ),
 }
 

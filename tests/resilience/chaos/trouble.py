@@ -81,13 +81,7 @@ CODES = {500: "InternalError", 502: "BadGateway", 503: "SlowDown", 429: "TooMany
 
 
 def make_rules(
-    dice: random.Random,
-    command: Command,
-    planted: list[Planted],
-    *,
-    signed: bool,
-    label: Callable[[], str],
-    nodes: int,
+    dice: random.Random, command: Command, planted: list[Planted], *, signed: bool, label: Callable[[], str], nodes: int
 ) -> list[Rule]:
     """Return what goes wrong: one kind of trouble, now and then two."""
     choice = dice.random()

@@ -22,8 +22,8 @@ from s3pool.pool.retry import (
     report_lost_race,
 )
 from tests.support.clock import Clock
+from tests.support.pools import GET
 
-GET = Request("GET", "/b/k", "GetObject", resource="s3/b/k")
 FULL_S = 3.0
 ANSWER_S = 0.001
 PAUSE_S = 0.05  # between two reads

@@ -4,45 +4,19 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 
 import pytest
 
-from s3pool.model import Endpoint
-from s3pool.pool.connections import ConnectionPool, ConnectionSettings
 from s3pool.pool.health import HealthChecker, ProbePlan, probe
-from s3pool.pool.node import OPEN, CircuitBreaker, Node
-from tests.support.scripted import BROKEN, HANG, OK, ScriptedServer, refused_endpoint
+from s3pool.pool.node import OPEN
+from tests.support.pools import NodeFor, Servers
+from tests.support.scripted import BROKEN, HANG, refused_endpoint
 
 DENIED = b"HTTP/1.1 403 Forbidden\r\nServer: MinIO\r\nContent-Length: 3\r\n\r\nno!"
 RGW = (
     b"HTTP/1.1 200 OK\r\nServer: Ceph Object Gateway (pacific)\r\nDate: Thu, 01 Jan 1970 00:00:10 GMT\r\n"
     b"Content-Length: 0\r\n\r\n"
 )
-Servers = Callable[..., ScriptedServer]
-
-
-@pytest.fixture(name="servers")
-def _servers() -> Iterator[Servers]:
-    with ExitStack() as stack:
-        yield lambda *turns: stack.enter_context(ScriptedServer(turns or (OK,)))
-
-
-@pytest.fixture(name="node_for")
-def _node_for() -> Iterator[Callable[[Endpoint], Node]]:
-    nodes = []
-
-    def make(endpoint: Endpoint) -> Node:
-        nodes.append(Node(endpoint, ConnectionPool(endpoint, ConnectionSettings()), CircuitBreaker()))
-        return nodes[-1]
-
-    yield make
-    for node in nodes:
-        node.connections.close()
-
-
-NodeFor = Callable[[Endpoint], Node]
 
 
 def test_any_status_below_500_is_alive(servers: Servers, node_for: NodeFor) -> None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import pytest
 
-from s3pool.body import BytesBody
 from s3pool.errors import ConnectError, NoEndpointError
 from s3pool.model import Endpoint, Request, Response
 from s3pool.pool.balancer import LoadBalancer
@@ -17,10 +16,9 @@ from s3pool.pool.node import CLOSED, CircuitBreaker, Delays, Node
 from s3pool.pool.retry import RetryPolicy, connect_attempt_delay_s, hedge_delay_s, is_early
 from s3pool.pool.transport import Transport
 from tests.support.clock import Chosen
+from tests.support.pools import GET, PUT, make_node, sign
 from tests.support.scripted import OK, ScriptedServer
 
-GET = Request("GET", "/b/k", "GetObject", resource="s3/b/k")
-PUT = Request("PUT", "/b/k", "PutObject", body=BytesBody(b"content"), resource="s3/b/k")
 FULL_S = 3.0
 FIRST_S, LEAST_S, EARLY_S = 1.0, 0.5, 0.1
 DELAYS = Delays()
@@ -42,16 +40,12 @@ class FarPool(ConnectionPool):
 
 
 def _node(endpoint: Endpoint, *, opened: float = 0.0, latency: float = 0.0) -> Node:
-    node = Node(endpoint, ConnectionPool(endpoint, SETTINGS), CircuitBreaker())
+    node = make_node(endpoint, SETTINGS)
     node.delays = DELAYS
     node.connections.open_s = opened
     if latency:
         node.note_answer(latency)
     return node
-
-
-def _sign(request: Request, endpoint: Endpoint, _now: float) -> Mapping[str, str]:
-    return {"host": request.host_header(endpoint)}
 
 
 opened: list[Transport] = []
@@ -68,7 +62,7 @@ def _transport(nodes: list[Node], *, retries: int = 5, delays: Delays = DELAYS) 
     balancer = LoadBalancer(nodes, random=Chosen(0))
     slept: list[float] = []
     policy = RetryPolicy(retries=retries, random=lambda: 0.0)
-    opened.append(Transport(balancer, _sign, policy=policy, patience_s=FULL_S, delays=delays, sleep=slept.append))
+    opened.append(Transport(balancer, sign, policy=policy, patience_s=FULL_S, delays=delays, sleep=slept.append))
     return opened[-1], slept
 
 
@@ -91,13 +85,7 @@ OTHER = Endpoint.parse("http://127.0.0.1:2")
 
 @pytest.mark.parametrize(
     ("seconds", "expected"),
-    [
-        ([], FIRST_S),
-        ([0.001], EARLY_S),
-        ([0.1], 1.0),
-        ([0.001, 0.1, 0.2], 1.0),
-        ([2.0], FULL_S),
-    ],
+    [([], FIRST_S), ([0.001], EARLY_S), ([0.1], 1.0), ([0.001, 0.1, 0.2], 1.0), ([2.0], FULL_S)],
 )
 def test_strangers_get_what_others_took_many_times(seconds: list[float], expected: float) -> None:
     """On a slow network all connections are slow, and none is given up for it."""

@@ -5,21 +5,13 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
 from typing import ClassVar
 
 import pytest
 
 from s3pool.body import BytesBody
-from s3pool.errors import (
-    NoEndpointError,
-    NotFoundError,
-    ProtocolError,
-    S3Error,
-    ThrottledError,
-    UsageError,
-)
+from s3pool.errors import NoEndpointError, NotFoundError, ProtocolError, S3Error, ThrottledError, UsageError
 from s3pool.model import Endpoint, Request, Response
 from s3pool.pool.balancer import LoadBalancer
 from s3pool.pool.connections import ConnectionPool, ConnectionSettings, PoolExhausted
@@ -29,16 +21,11 @@ from s3pool.pool.retry import RetryPolicy
 from s3pool.pool.tcp import wait_readable
 from s3pool.pool.transport import Sign, Transport
 from tests.support.clock import Chosen
+from tests.support.pools import GET, PUT, Servers, make_node, sign
 from tests.support.scripted import BROKEN, HANG, OK, OK_EMPTY, SLOW_DOWN, ScriptedServer, refused_endpoint
 
-GET = Request("GET", "/b/k", "GetObject", resource="s3/b/k")
 DELAYS = Delays(unproven_s=3.0, failure_s=3.0, early_s=3.0, suspect_s=60.0)
-PUT = Request("PUT", "/b/k", "PutObject", body=BytesBody(b"content"), resource="s3/b/k")
 POST = Request("POST", "/b/k", "CreateMultipartUpload", query=(("uploads", ""),), idempotent=False, resource="s3/b/k")
-
-
-def _sign(request: Request, endpoint: Endpoint, _now: float) -> Mapping[str, str]:
-    return {"host": request.host_header(endpoint), **request.headers}
 
 
 def _check(response: Response) -> None:
@@ -65,16 +52,16 @@ class Pool:
         read_timeout_s: float = 5.0,
         patience_s: float = 0.1,
         delays: Delays = DELAYS,
-        sign: Sign | None = None,
+        sign: Sign = sign,
         wall_clock: Callable[[], float] = time.time,
     ):
         settings = ConnectionSettings(connect_timeout_s=1.0, read_timeout_s=read_timeout_s)
-        self.nodes = [Node(e, ConnectionPool(e, settings), CircuitBreaker()) for e in endpoints]
+        self.nodes = [make_node(e, settings) for e in endpoints]
         balancer = LoadBalancer(self.nodes, random=Chosen(0))
         self.slept: list[float] = []
         self.transport = Transport(
             balancer,
-            sign or _sign,
+            sign,
             policy=RetryPolicy(retries=retries, random=lambda: 0.0),
             read_timeout_s=read_timeout_s,
             patience_s=patience_s,
@@ -86,15 +73,6 @@ class Pool:
 
     def send(self, request: Request = GET, verdict: Callable[[Response], None] = _check) -> Response:
         return self.transport.send(request, verdict)
-
-
-@pytest.fixture(name="servers")
-def _servers() -> Iterator[Callable[..., ScriptedServer]]:
-    with ExitStack() as stack:
-        yield lambda *turns, **options: stack.enter_context(ScriptedServer(turns or (OK,), **options))
-
-
-Servers = Callable[..., ScriptedServer]
 
 
 @pytest.fixture(autouse=True)
@@ -202,7 +180,7 @@ def test_silence_of_all_nodes_ends_with_the_read_timeout(servers: Servers) -> No
         pool.send()
 
 
-def test_a_write_asks_a_new_node_for_a_sign_of_life_first(servers: Servers) -> None:
+def test_a_write_asks_a_new_node_for_asign_of_life_first(servers: Servers) -> None:
     """A dead node behind an open port must not swallow a body or act twice."""
     a, b = servers(HANG), servers(OK_EMPTY, OK)
     pool = Pool(a.endpoint, b.endpoint)
@@ -365,14 +343,14 @@ def test_circuit_opens_and_the_node_is_left_alone(servers: Servers) -> None:
     assert len(b.requests) == 6
 
 
-def test_clock_skew_is_learned_and_the_request_signed_again(servers: Servers) -> None:
+def test_clock_skew_is_learned_and_the_requestsigned_again(servers: Servers) -> None:
     """The storage's clock decides; one refusal teaches it for the rest of the run."""
     times: list[float] = []
     skewed = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n"
     a = servers(skewed, OK)
     pool = Pool(
         a.endpoint,
-        sign=lambda request, endpoint, now: (times.append(now), _sign(request, endpoint, now))[1],
+        sign=lambda request, endpoint, now: (times.append(now), sign(request, endpoint, now))[1],
         wall_clock=lambda: 5_000.0,
     )
 
@@ -606,7 +584,7 @@ def test_silent_node_is_waited_for_when_all_connections_are_held_by_silent_ones(
         for s in (slow, other)
     ]
     balancer = LoadBalancer(nodes, random=Chosen(0))
-    transport = Transport(balancer, _sign, read_timeout_s=60.0, delays=DELAYS)
+    transport = Transport(balancer, sign, read_timeout_s=60.0, delays=DELAYS)
     held = nodes[1].connections.checkout()
     call = transport.call(GET, _check)
     call.begin()
@@ -650,7 +628,7 @@ def test_begin_does_not_wait_for_a_connection_when_told_so() -> None:
     with ScriptedServer() as server:
         settings = ConnectionSettings(max_connections=1)
         node = Node(server.endpoint, ConnectionPool(server.endpoint, settings), CircuitBreaker())
-        transport = Transport(LoadBalancer([node]), _sign)
+        transport = Transport(LoadBalancer([node]), sign)
         first, second = (transport.call(GET, _check) for _ in range(2))
 
         began_first, began_second = first.begin(wait=False), second.begin(wait=False)
@@ -668,7 +646,7 @@ def test_abandoned_call_gives_its_connection_back() -> None:
     with ScriptedServer() as server:
         settings = ConnectionSettings(max_connections=1)
         node = Node(server.endpoint, ConnectionPool(server.endpoint, settings), CircuitBreaker())
-        transport = Transport(LoadBalancer([node]), _sign)
+        transport = Transport(LoadBalancer([node]), sign)
         first, second = (transport.call(GET, _check) for _ in range(2))
         first.begin()
 

@@ -5,40 +5,32 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
 from unittest.mock import Mock
 
 import pytest
 
-from s3pool.body import BytesBody
 from s3pool.errors import NotFoundError, ProtocolError, S3Error, UsageError
 from s3pool.model import Endpoint, Request, Response, replace
 from s3pool.pool import epoll_window as window
 from s3pool.pool.balancer import LoadBalancer
-from s3pool.pool.connections import ConnectionPool, ConnectionSettings
+from s3pool.pool.connections import ConnectionSettings
 from s3pool.pool.epoll_window import Result, Window
 from s3pool.pool.http1 import BUFFER_BYTES, NodeConnection
-from s3pool.pool.node import CircuitBreaker, Delays, Node
+from s3pool.pool.node import Delays
 from s3pool.pool.retry import RetryPolicy
 from s3pool.pool.tcp import EarlyResponse
 from s3pool.pool.transport import Transport
 from tests.support.clock import Chosen
+from tests.support.pools import GET, PUT, Servers, make_node, sign
 from tests.support.scripted import BROKEN, HANG, OK, OK_EMPTY, ScriptedServer
 
-GET = Request("GET", "/b/k", "GetObject", resource="s3/b/k")
-PUT = Request("PUT", "/b/k", "PutObject", body=BytesBody(b"content"), resource="s3/b/k")
 PATIENCE_S = 10.0
 MAX_CONNECTIONS = 8
 NOT_FOUND = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
 LONG = BUFFER_BYTES + 1
 TOO_LONG = (1 << 20) + 1
 DELAYS = Delays(proven_s=0.1, suspect_s=60.0)
-Servers = Callable[..., ScriptedServer]
-
-
-def _sign(request: Request, endpoint: Endpoint, _now: float) -> Mapping[str, str]:
-    return {"host": request.host_header(endpoint), **request.headers}
 
 
 class Taken:
@@ -75,14 +67,10 @@ class Crowd:
 
     def __init__(self, *endpoints: Endpoint, read_timeout_s: float = 5.0) -> None:
         settings = ConnectionSettings(read_timeout_s=read_timeout_s, max_connections=MAX_CONNECTIONS)
-        self.nodes = [Node(e, ConnectionPool(e, settings), CircuitBreaker()) for e in endpoints]
+        self.nodes = [make_node(e, settings) for e in endpoints]
         balancer = LoadBalancer(self.nodes, random=Chosen(0))
         self.transport = Transport(
-            balancer,
-            _sign,
-            policy=RetryPolicy(random=lambda: 0.0),
-            read_timeout_s=read_timeout_s,
-            delays=DELAYS,
+            balancer, sign, policy=RetryPolicy(random=lambda: 0.0), read_timeout_s=read_timeout_s, delays=DELAYS
         )
         self.window = self.transport.window()
 
@@ -122,12 +110,6 @@ class Crowd:
         assert [0] * len(self.nodes) == [node.in_flight for node in self.nodes]
         assert {MAX_CONNECTIONS} == {node.connections._slots.qsize() for node in self.nodes}
         self.transport.close()
-
-
-@pytest.fixture(name="servers")
-def _servers() -> Iterator[Servers]:
-    with ExitStack() as stack:
-        yield lambda *turns, **options: stack.enter_context(ScriptedServer(turns or (OK,), **options))
 
 
 @pytest.fixture(name="crowd")

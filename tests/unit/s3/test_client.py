@@ -338,8 +338,7 @@ def test_a_copy_keeps_attributes_and_tags_by_default() -> None:
 
 
 @pytest.mark.parametrize(
-    ("replace_tags", "extra"),
-    [(False, {}), (True, {"x-amz-tagging-directive": "REPLACE", "x-amz-tagging": "t=1"})],
+    ("replace_tags", "extra"), [(False, {}), (True, {"x-amz-tagging-directive": "REPLACE", "x-amz-tagging": "t=1"})]
 )
 def test_a_copy_replaces_what_it_is_told_to(replace_tags: bool, extra: dict[str, str]) -> None:
     """Attributes and tags are replaced apart from each other."""
@@ -469,8 +468,7 @@ def test_a_bucket_is_made_in_the_clients_region() -> None:
 def test_versioning_is_asked_for() -> None:
     """It is a parameter without a value."""
     client, sender = client_of(
-        Answer(body=b"<VersioningConfiguration><Status>Suspended</Status></VersioningConfiguration>"),
-        Answer(),
+        Answer(body=b"<VersioningConfiguration><Status>Suspended</Status></VersioningConfiguration>"), Answer()
     )
 
     state = client.get_versioning("bkt")

@@ -81,9 +81,8 @@ def way(answer: ListPage | str) -> str:
 def test_the_parsers_agree_on_every_damaged_page() -> None:
     """What expat reads the fast parser reads alike or leaves alone, and prints alike.
 
-    S3POOL_FUZZ_PAGES says how many pages are compared: 3,000,000 take about an hour of one
-    processor. S3POOL_FUZZ_SEED gives others than the last time. Under ``pytest -s`` it tells
-    every hundred thousand pages what became of them.
+    S3POOL_FUZZ_PAGES says how many pages are compared: 3,000,000 take about an hour of one processor. S3POOL_FUZZ_SEED
+    gives others than the last time. Under ``pytest -s`` it tells every hundred thousand pages what became of them.
     """
     ways: Counter[str] = Counter()
     bodies = iter_damaged_pages(Random(SEED))

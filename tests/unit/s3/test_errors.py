@@ -4,14 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from s3pool.errors import (
-    AccessDeniedError,
-    NotFoundError,
-    PreconditionError,
-    ProtocolError,
-    S3Error,
-    ThrottledError,
-)
+from s3pool.errors import AccessDeniedError, NotFoundError, PreconditionError, ProtocolError, S3Error, ThrottledError
 from s3pool.model import Response
 from s3pool.s3.responses import check_response, error_from
 from tests.support.scripted_sender import ENDPOINT, MemoryStream

@@ -256,11 +256,7 @@ def test_next_page_is_asked_for_before_a_page_is_given_out() -> None:
     for page in iter_pages(lister, "bkt", ahead=ahead):
         ahead.log.append(f"given {''.join(entry.key for entry in page.objects)}")
 
-    assert [
-        *("asked after c", "given abc", "taken"),
-        *("asked after f", "given def", "taken"),
-        "given g",
-    ] == ahead.log
+    assert [*("asked after c", "given abc", "taken"), *("asked after f", "given def", "taken"), "given g"] == ahead.log
     assert 3 == len(lister.asked)
 
 

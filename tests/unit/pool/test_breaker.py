@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
+
 from s3pool.pool.node import CONNECT_FAILURE_WEIGHT, OPEN_BASE_S, SUSPECT_S, TRIAL_LEASE_S, CircuitBreaker
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.support.clock import Clock
 
 
 def _make() -> tuple[CircuitBreaker, Clock]:
-    clock = Clock()
+    clock = Clock(1000.0)
     return CircuitBreaker(now=clock, random=lambda: 0.5), clock
 
 
@@ -25,38 +20,18 @@ def _opened() -> tuple[CircuitBreaker, Clock]:
     return breaker, clock
 
 
-def test_opens_after_five_failures_in_a_row() -> None:
-    """Four failures may be bad luck; the fifth takes the node out."""
+@pytest.mark.parametrize(
+    ("reports", "state"),
+    [([1] * 4, "closed"), ([1] * 5, "open"), ([1] * 4 + [0, 1], "closed"), ([CONNECT_FAILURE_WEIGHT] * 2, "open")],
+)
+def test_five_failures_in_a_row_open_the_circuit(reports: list[int], state: str) -> None:
+    """Four may be bad luck, and a success starts the count again; a node that does not accept counts three each."""
     breaker, _ = _make()
 
-    for _ in range(4):
-        breaker.report_failure()
-    before = breaker.state
-    breaker.report_failure()
+    for weight in reports:
+        breaker.report_failure(weight) if weight else breaker.report_success()
 
-    assert (before, breaker.state) == ("closed", "open")
-
-
-def test_a_success_in_between_starts_the_count_again() -> None:
-    """Only failures in a row count."""
-    breaker, _ = _make()
-
-    for _ in range(4):
-        breaker.report_failure()
-    breaker.report_success()
-    breaker.report_failure()
-
-    assert breaker.state == "closed"
-
-
-def test_two_connect_failures_open_the_circuit() -> None:
-    """A node that does not accept connections counts three per attempt."""
-    breaker, _ = _make()
-
-    breaker.report_failure(CONNECT_FAILURE_WEIGHT)
-    breaker.report_failure(CONNECT_FAILURE_WEIGHT)
-
-    assert breaker.state == "open"
+    assert state == breaker.state
 
 
 def test_one_failure_makes_a_closed_circuit_suspect_for_a_while() -> None:
@@ -65,36 +40,28 @@ def test_one_failure_makes_a_closed_circuit_suspect_for_a_while() -> None:
 
     breaker.report_failure(CONNECT_FAILURE_WEIGHT)
     shaken = breaker.is_clean
-    clock.now += SUSPECT_S
+    clock.time += SUSPECT_S
 
     assert (shaken, breaker.is_clean) == (False, True)
     assert breaker.claim()
 
 
-def test_open_circuit_refuses_until_its_time_is_over() -> None:
-    """An open circuit costs nothing: no request is sent."""
-    breaker, clock = _opened()
-
-    clock.now += OPEN_BASE_S - 1
-
-    assert not breaker.claim()
-
-
-def test_half_open_breaker_admits_one_probe() -> None:
+def test_open_circuit_admits_one_probe_when_its_time_is_over() -> None:
     """One trial decides; a crowd would pay for a node that is still ill."""
     breaker, clock = _opened()
-    clock.now += OPEN_BASE_S
 
-    claims = [breaker.claim() for _ in range(3)]
+    clock.time += OPEN_BASE_S - 1
+    early = breaker.claim()
+    clock.time += 1
 
-    assert claims == [True, False, False]
+    assert [False, True, False, False] == [early, *(breaker.claim() for _ in range(3))]
     assert breaker.state == "half-open"
 
 
 def test_a_successful_trial_closes_and_forgets() -> None:
     """After recovery the next opening lasts the base time again."""
     breaker, clock = _opened()
-    clock.now += OPEN_BASE_S
+    clock.time += OPEN_BASE_S
     breaker.claim()
 
     breaker.report_success()
@@ -105,21 +72,21 @@ def test_a_successful_trial_closes_and_forgets() -> None:
 def test_each_failed_trial_makes_the_next_opening_longer() -> None:
     """The n-th opening in a row lasts n times the base."""
     breaker, clock = _opened()
-    clock.now += OPEN_BASE_S
+    clock.time += OPEN_BASE_S
     breaker.claim()
 
     breaker.report_failure()
 
-    assert clock.now + 2 * OPEN_BASE_S == breaker.open_until
+    assert clock.time + 2 * OPEN_BASE_S == breaker.open_until
 
 
 def test_a_trial_nobody_reported_on_is_given_up() -> None:
     """A caller that vanished must not lock a node out for ever."""
     breaker, clock = _opened()
-    clock.now += OPEN_BASE_S
+    clock.time += OPEN_BASE_S
     breaker.claim()
 
-    clock.now += TRIAL_LEASE_S
+    clock.time += TRIAL_LEASE_S
 
     assert breaker.claim()
 
@@ -155,24 +122,18 @@ def test_openings_are_jittered() -> None:
     early.trip()
     late.trip()
 
-    assert early.open_until < clock.now + OPEN_BASE_S < late.open_until
+    assert early.open_until < clock.time + OPEN_BASE_S < late.open_until
 
 
 def test_trial_that_showed_nothing_is_put_off() -> None:
-    """The circuit is neither closed nor opened once more for it."""
+    """The circuit is neither closed nor opened once more for it; a closed one stays closed."""
+    closed, _ = _make()
+    closed.put_off_trial(5.0)
     breaker, clock = _opened()
-    clock.now = breaker.open_until
+    clock.time = breaker.open_until
     granted = breaker.claim()
 
     breaker.put_off_trial(5.0)
 
-    assert (True, "open", 1, clock.now + 5.0) == (granted, breaker.state, breaker.openings, breaker.open_until)
-
-
-def test_only_a_trial_is_put_off() -> None:
-    """A closed circuit stays closed."""
-    breaker, _ = _make()
-
-    breaker.put_off_trial(5.0)
-
-    assert "closed" == breaker.state
+    assert (True, "open", 1, clock.time + 5.0) == (granted, breaker.state, breaker.openings, breaker.open_until)
+    assert "closed" == closed.state

@@ -343,7 +343,7 @@ def test_circuit_opens_and_the_node_is_left_alone(servers: Servers) -> None:
     assert len(b.requests) == 6
 
 
-def test_clock_skew_is_learned_and_the_requestsigned_again(servers: Servers) -> None:
+def test_clock_skew_is_learned_and_the_request_signed_again(servers: Servers) -> None:
     """The storage's clock decides; one refusal teaches it for the rest of the run."""
     times: list[float] = []
     skewed = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n"
@@ -623,37 +623,20 @@ def test_silent_nodes_that_fail_both_are_asked_anew(servers: Servers) -> None:
     assert [0, 0, 0] == [node.in_flight for node in pool.nodes]
 
 
-def test_begin_does_not_wait_for_a_connection_when_told_so() -> None:
-    """Who holds the others would wait for itself."""
-    with ScriptedServer() as server:
-        settings = ConnectionSettings(max_connections=1)
-        node = Node(server.endpoint, ConnectionPool(server.endpoint, settings), CircuitBreaker())
-        transport = Transport(LoadBalancer([node]), sign)
-        first, second = (transport.call(GET, _check) for _ in range(2))
+def test_begin_does_not_wait_for_a_connection_when_told_so(servers: Servers) -> None:
+    """Who holds the others would wait for itself; an abandoned call gives its connection back."""
+    node = make_node(servers().endpoint, ConnectionSettings(max_connections=1))
+    transport = Transport(LoadBalancer([node]), sign)
+    first, second, third = (transport.call(GET, _check) for _ in range(3))
 
-        began_first, began_second = first.begin(wait=False), second.begin(wait=False)
-        first.finish()
-        began_then = second.begin(wait=False)
-        second.finish()
-        transport.close()
-
-    assert (True, False, True) == (began_first, began_second, began_then)
-    assert 2 == node.counters.requests
-
-
-def test_abandoned_call_gives_its_connection_back() -> None:
-    """An interrupt in the middle of a lane must not use up the pool."""
-    with ScriptedServer() as server:
-        settings = ConnectionSettings(max_connections=1)
-        node = Node(server.endpoint, ConnectionPool(server.endpoint, settings), CircuitBreaker())
-        transport = Transport(LoadBalancer([node]), sign)
-        first, second = (transport.call(GET, _check) for _ in range(2))
-        first.begin()
-
-        first.abandon()
-        first.abandon()
-
-        assert second.begin(wait=False)
+    begun = [call.begin(wait=False) for call in (first, second)]
+    first.finish()
+    begun.append(second.begin(wait=False))
+    for _ in range(2):
         second.abandon()
-        transport.close()
-    assert 0 == node.in_flight
+    begun.append(third.begin(wait=False))
+    third.finish()
+    transport.close()
+
+    assert [True, False, True, True] == begun
+    assert (3, 0) == (node.counters.requests, node.in_flight)

@@ -75,17 +75,6 @@ def test_an_error_tells_everything_it_knows() -> None:
     assert (7.0, 784111777.0) == (error.retry_after_s, error.server_time)
 
 
-def test_an_unavailable_service_that_speaks_of_load_is_throttling() -> None:
-    """AWS words it so; such a node is not ill."""
-    error = error_from(
-        answer(503, xml_error("ServiceUnavailable", "Please reduce your request rate.")),
-        op="GetObject",
-        resource="s3/b/k",
-    )
-
-    assert ThrottledError is type(error)
-
-
 @pytest.mark.parametrize(
     ("op", "resource", "status", "code"),
     [
@@ -104,9 +93,13 @@ def test_an_error_without_a_body_gets_its_code_from_the_status(op: str, resource
     assert code == error.code
 
 
-def test_a_503_to_head_counts_as_load() -> None:
-    """It cannot say SlowDown, and must not push a busy node out of the pool."""
-    assert ThrottledError is type(error_from(answer(503), op="HeadObject", resource="s3/b/k"))
+@pytest.mark.parametrize(
+    ("op", "body"),
+    [("GetObject", xml_error("ServiceUnavailable", "Please reduce your request rate.")), ("HeadObject", b"")],
+)
+def test_unavailable_service_that_may_mean_load_is_throttling(op: str, body: bytes) -> None:
+    """AWS words it so, and HEAD cannot say SlowDown: a busy node must not be pushed out of the pool."""
+    assert ThrottledError is type(error_from(answer(503, body), op=op, resource="s3/b/k"))
 
 
 def test_the_request_id_may_come_from_a_header() -> None:

@@ -14,13 +14,9 @@ from s3pool.model import ListPage, ObjectInfo, UploadInfo
 from s3pool.s3.documents import UploadPage
 from s3pool.s3.list_all import iter_uploads
 from s3pool.s3.paging import iter_pages, iter_version_pages
+from tests.support.memory_lister import order
 
 TIME = "2026-01-22T20:44:33.000Z"
-
-
-def order(name: str) -> bytes:
-    """Give what S3 sorts by."""
-    return name.encode("utf-8", "surrogateescape")
 
 
 class FakeLister:
@@ -297,58 +293,30 @@ def test_a_listing_begins_where_it_is_told_to(keys: set[str], start_after: str, 
     assert expected(sorted(keys, key=order), start_after=start_after) == listed(lister, start_after=start_after)
 
 
-def test_the_next_page_begins_after_the_last_key() -> None:
-    """Any node can serve it; a token is the word of one."""
-    lister = FakeLister("abcdefg")
+@pytest.mark.parametrize(
+    ("keys", "quirks", "delimiter", "asked"),
+    [
+        ("abcdefg", {}, "", [("", ""), ("c", ""), ("f", "")]),  # any node can serve it; a token is the word of one
+        # Behind its prefix and the last character there is, no key of a group is left.
+        (["a", "b", "c/1", "c/2", "c0"], {}, "/", [("", ""), ("c/\U0010ffff", "")]),
+        # A byte that is not UTF-8 sorts after an emoji, though not as a character of str.
+        (["\U0001f600", "\U0001f600/1", "\udcff", "\udcff0"], {}, "/", [("", ""), ("\udcff", "")]),
+        # On MinIO every start-after would be a new walk over all drives.
+        ("abcdefg", {"make_token": minio_token}, "", [("", ""), ("", minio_token(3)), ("", minio_token(6))]),
+        # One page is asked for in vain, and no more. AWS refuses names that XML cannot hold.
+        ("abcdefgh", {"deaf": True}, "", [("", ""), ("c", ""), ("", "3"), ("", "6")]),
+        ("abcdefgh", {"refuses": True}, "", [("", ""), ("c", ""), ("", "3"), ("", "6")]),
+    ],
+)
+def test_next_page_begins_behind_the_last_name_or_at_a_token(
+    keys: Sequence[str], quirks: dict[str, object], delimiter: str, asked: list[tuple[str, str]]
+) -> None:
+    """By the name wherever that serves, else by the token."""
+    lister = FakeLister(keys, **quirks)  # type: ignore[arg-type]
 
-    listed(lister)
+    listed(lister, delimiter=delimiter)
 
-    assert [("", ""), ("c", ""), ("f", "")] == [asked[:2] for asked in lister.asked]
-
-
-def test_the_next_page_begins_behind_the_last_group() -> None:
-    """Behind its prefix and the last character there is, no key of the group is left."""
-    lister = FakeLister(["a", "b", "c/1", "c/2", "c0"])
-
-    listed(lister, delimiter="/")
-
-    assert [("", ""), ("c/\U0010ffff", "")] == [asked[:2] for asked in lister.asked]
-
-
-def test_names_are_compared_as_bytes() -> None:
-    """A byte that is not UTF-8 sorts after an emoji, though not as a character of str."""
-    lister = FakeLister(["\U0001f600", "\U0001f600/1", "\udcff", "\udcff0"])
-
-    listed(lister, delimiter="/")
-
-    assert [("", ""), ("\udcff", "")] == [asked[:2] for asked in lister.asked]
-
-
-def test_minio_is_listed_by_its_tokens() -> None:
-    """There every start-after would be a new walk over all drives."""
-    lister = FakeLister("abcdefg", make_token=minio_token)
-
-    listed(lister)
-
-    assert [("", ""), ("", minio_token(3)), ("", minio_token(6))] == [asked[:2] for asked in lister.asked]
-
-
-def test_a_server_that_ignores_the_start_is_listed_by_tokens() -> None:
-    """One page is asked for in vain, and no more."""
-    lister = FakeLister("abcdefgh", deaf=True)
-
-    listed(lister)
-
-    assert [("", ""), ("c", ""), ("", "3"), ("", "6")] == [asked[:2] for asked in lister.asked]
-
-
-def test_a_server_that_refuses_the_start_is_listed_by_tokens() -> None:
-    """AWS refuses names that XML cannot hold."""
-    lister = FakeLister("abcdefgh", refuses=True)
-
-    listed(lister)
-
-    assert [("", ""), ("c", ""), ("", "3"), ("", "6")] == [asked[:2] for asked in lister.asked]
+    assert asked == [each[:2] for each in lister.asked]
 
 
 def test_a_refused_first_page_is_read_from_the_beginning() -> None:

@@ -20,7 +20,7 @@ from s3pool.pool.retry import AttemptContext, KeptConnections, RetryPolicy
 from s3pool.pool.tcp import QUIET_S, wait_readable
 
 if TYPE_CHECKING:
-    from s3pool.pool.epoll_window import Window
+    from s3pool.pool.window import Window
 
 logger = logging.getLogger(__name__)
 
@@ -212,7 +212,7 @@ class Transport:
 
     def window(self) -> Window:
         """Return a place for requests that one thread has under way at once."""
-        from s3pool.pool.epoll_window import Window  # most commands have no use for it
+        from s3pool.pool.window import Window  # most commands have no use for it
 
         return Window(self.context)
 

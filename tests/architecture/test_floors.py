@@ -94,7 +94,7 @@ INNER_FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("balancer", "exchange"),
         ("health", "resolver", "retry"),
         ("attempt",),
-        ("epoll_window",),
+        ("window",),
         ("transport",),
     ),
     "s3": (

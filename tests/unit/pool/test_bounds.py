@@ -39,9 +39,9 @@ class Loser:
         self.node, self.started, self.request = node, started, GET
         self._seconds = now - started
 
-    def late_error(self) -> ProtocolError:
+    def late_error(self) -> RequestTimeoutError:
         """Return what is counted."""
-        return ProtocolError(f"silent for {self._seconds:.1f} s")
+        return RequestTimeoutError(f"silent for {self._seconds:.1f} s")
 
 
 class World:

@@ -12,15 +12,15 @@ import pytest
 
 from s3pool.errors import NotFoundError, ProtocolError, S3Error, UsageError
 from s3pool.model import Endpoint, Request, Response, replace
-from s3pool.pool import epoll_window as window
+from s3pool.pool import window
 from s3pool.pool.balancer import LoadBalancer
 from s3pool.pool.connections import ConnectionSettings
-from s3pool.pool.epoll_window import Result, Window
 from s3pool.pool.http1 import BUFFER_BYTES, NodeConnection
 from s3pool.pool.node import Delays
 from s3pool.pool.retry import RetryPolicy
 from s3pool.pool.tcp import EarlyResponse
 from s3pool.pool.transport import Transport
+from s3pool.pool.window import Result, Window
 from tests.support.clock import Chosen
 from tests.support.pools import GET, PUT, Servers, make_node, sign
 from tests.support.scripted import BROKEN, HANG, OK, OK_EMPTY, ScriptedServer

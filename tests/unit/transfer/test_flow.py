@@ -14,7 +14,7 @@ import pytest
 
 from s3pool.config.load import load_config
 from s3pool.model import Endpoint, Request
-from s3pool.pool import epoll_window as pool_window
+from s3pool.pool import window as pool_window
 from s3pool.record import replace
 from s3pool.s3.signing import Signer
 from s3pool.session import open_session

@@ -1,31 +1,210 @@
-"""The admin listener: health, metrics, statistics, and taking nodes out of service."""
+"""The admin page for people, and what it knows of the last ten minutes.
+
+The page is the file admin.html, in blocks that are filled in here; every value is escaped.
+"""
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import hashlib
 import hmac
 import json
 import logging
+import re
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from email.utils import formatdate
-from http.server import ThreadingHTTPServer
-from socketserver import BaseRequestHandler, TCPServer
+from html import escape
+from importlib import resources
+from socketserver import BaseRequestHandler
+from string import Template
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs
 
 from s3pool.config.files import read_source
 from s3pool.errors import ConfigError
-from s3pool.proxy.admin_page import AdminPage, PoolHistory
-from s3pool.proxy.client_address import refuse_foreign_pages
+from s3pool.proxy.clients import refuse_foreign_pages
 from s3pool.proxy.errors import REASONS, ClientGoneError, S3ErrorResponse, forbidden, malformed
 from s3pool.proxy.event_loop import ThreadCache
-from s3pool.proxy.metrics import LATENCY_BUCKETS
-from s3pool.proxy.readers import Address
+from s3pool.proxy.metrics import EVERY_S, LATENCY_BUCKETS, POOL, SPAN_S, Points, PoolHistory, Record, quantile
 from s3pool.proxy.request import RequestHead, parse_head
-from s3pool.proxy.settings import ProxySettings
+from s3pool.proxy.server import Listener
+from s3pool.proxy.settings import Address, ProxySettings
 from s3pool.proxy.stream import ClientStream
+from s3pool.units import format_duration, format_size
+
+WIDTH, HEIGHT, MARGIN = 300, 60, 3
+MARKS = {"up": "\u25cf", "avoided": "\u25b2", "down": "\u2715", "draining": "\u25bd", "drained": "\u25a0"}
+NONE = "\u2013"
+
+
+def _rate(grown: Sequence[float], seconds: float) -> float:
+    return grown[0] / seconds
+
+
+def _error_percent(grown: Sequence[float], _seconds: float) -> float | None:
+    return 100 * grown[1] / grown[0] if grown[0] else None
+
+
+def _latency(grown: Sequence[float], _seconds: float) -> float | None:
+    return grown[3] / grown[2] if grown[2] else None
+
+
+def _written(value: float | None, unit: str) -> str:
+    if value is None:
+        return NONE
+    if unit == "s":
+        value, unit = (value, " s") if value >= 1 else (value * 1000, " ms")
+    return f"{value:.1f}{unit}" if value < 100 else f"{value:.0f}{unit}"
+
+
+def _newest(points: Points) -> float | None:
+    return points[-1][1] if points and points[-1][0] < 2 * EVERY_S else None
+
+
+def _most(*series: Points) -> float | None:
+    return max((value for points in series for _, value in points if value is not None), default=None)
+
+
+def _path(points: Points, top: float | None) -> str:
+    """Return an SVG path; a step without a value is a gap, and one alone a dot."""
+    commands, is_drawing = [], False
+    for age, value in points:
+        if value is not None:
+            x, y = WIDTH * (1 - age / SPAN_S), HEIGHT - MARGIN - (HEIGHT - 2 * MARGIN) * value / (top or 1)
+            commands.append(f"{'L' if is_drawing else f'M{x:.1f} {y:.1f}L'}{x:.1f} {y:.1f}")
+        is_drawing = value is not None
+    return "".join(commands)
+
+
+class AdminPage:
+    """The page; ``bounds`` are those of the counts of first bytes."""
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        text = (resources.files("s3pool") / "files" / "admin.html").read_text("utf-8")
+        parts = re.split(r"<!-- block ([a-z]+) -->\n", text)[1:]
+        self._blocks = {name: Template(body.strip("\n")) for name, body in zip(parts[::2], parts[1::2], strict=True)}
+        self._bounds = bounds
+        style, script = (_source(self._blocks["page"].template, name) for name in ("style", "script"))
+        self.policy = (
+            f"default-src 'none'; style-src {style}; script-src {script}; connect-src 'self'; "
+            "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+        )
+
+    def _fill(self, block: str, *, blocks: Mapping[str, str] | None = None, **values: object) -> str:
+        """Return a block with its values, which are escaped, and ``blocks``, which were made here."""
+        return self._blocks[block].substitute(
+            {name: escape(str(value)) for name, value in values.items()}, **blocks or {}
+        )
+
+    def render(
+        self, record: Record, history: PoolHistory, *, alert: str = "", has_token: bool = False, is_locked: bool = False
+    ) -> bytes:
+        """Return the page: with a field for the token of changes, or with no changes at all (``is_locked``)."""
+        rows = record["endpoints"]
+        up = sum(row["health"] == "up" for row in rows)
+        title = f"{up} of {len(rows)} nodes up"
+        if is_locked:
+            alert = alert or "Changes need --admin-token-file when the admin listens beyond loopback."
+        if record["draining"]:
+            alert = alert or "This proxy is draining: it takes no new connections."
+        blocks = {
+            "alert": self._fill("alert", text=alert) if alert else "",
+            "token": self._fill("token") if has_token else "",
+            "graphs": self._graphs(history),
+            "nodes": "\n".join(self._node(row, number, history, is_locked) for number, row in enumerate(rows)),
+            "operations": "\n".join(
+                self._fill("operation", name=name, requests=count)
+                for name, count in sorted(record["requests"]["by_op"].items(), key=lambda pair: -pair[1])
+            ),
+        }
+        return self._fill("page", blocks=blocks, title=title, summary=_summary(record, title)).encode(
+            "utf-8", "replace"
+        )
+
+    def _graphs(self, history: PoolHistory) -> str:
+        def first_byte(share: float) -> Points:
+            return history.points(POOL, lambda grown, _: quantile(grown[2:], self._bounds, share))
+
+        rate, errors = history.points(POOL, _rate), history.points(POOL, _error_percent)
+        note = "half of the requests; dashed: 95 %"
+        return (
+            self._graph("Requests/s", "rate", "", "finished requests", rate)
+            + self._graph("Time to the first byte", "latency", "s", note, first_byte(0.5), first_byte(0.95))
+            + self._graph("Errors", "errors", " %", "answers with 5xx", errors)
+        )
+
+    def _graph(self, title: str, kind: str, unit: str, note: str, *series: Points) -> str:
+        most = _most(*series)
+        kinds = ("first", "second")
+        paths = "".join(
+            self._fill("path", kind=each, points=_path(points, most))
+            for each, points in zip(kinds, series, strict=False)
+        )
+        now = _written(_newest(series[0]), unit)
+        return self._fill(
+            "graph", blocks={"paths": paths}, title=title, kind=kind, note=note, now=now, most=_written(most, unit)
+        )
+
+    def _node(self, row: Record, number: int, history: PoolHistory, is_locked: bool) -> str:
+        name = row["endpoint"]
+        rate, latency, errors = (history.points(name, value) for value in (_rate, _latency, _error_percent))
+        place = "".join(f" \u00b7 {word} {row[word]}" for word in ("zone", "tier") if row[word])
+        most = _most(rate)
+        return self._fill(
+            "node",
+            blocks={"path": self._fill("path", kind="first", points=_path(rate, most))},
+            endpoint=name,
+            place=place,
+            state=row["health"],
+            mark=MARKS[row["health"]],
+            rate=_written(_newest(rate), ""),
+            most=_written(most, ""),
+            latency=_written(_newest(latency) or row["latency_ms"] / 1000 or None, "s"),
+            errors=f"{row['failures']} ({_written(_newest(errors) or 0.0, ' %')})",
+            in_flight=row["in_flight"],
+            sent=format_size(row["bytes_sent"]),
+            received=format_size(row["bytes_received"]),
+            last_error=row["last_error"] or NONE,
+            action="undrain" if row["drained"] else "drain",
+            verb="Undrain" if row["drained"] else "Drain",
+            number=number,
+            disabled="disabled" if is_locked else "",
+        )
+
+
+def _summary(record: Record, title: str) -> str:
+    by_status = record["requests"]["by_status"]
+    total = sum(by_status.values())
+    processes = record.get("processes", 1)
+    memory = record["replay_memory"]
+    words = (
+        title,
+        f"version {record['version']}",
+        f"up for {format_duration(record['uptime_s'] // 1 or 1)}",
+        *([f"{processes} processes"] if processes > 1 else []),
+        f"auth: {record['auth']}",
+        f"client connections: {record['connections']}",
+        f"{format_size(memory['used'])} of {format_size(memory['size'])} replay memory in use",
+        f"{total} requests since the start",
+        f"{_share(by_status, '4xx', total)} refused (4xx)",
+        f"{_share(by_status, '5xx', total)} failed (5xx)",
+    )
+    return " \u00b7 ".join(words)
+
+
+def _share(counts: Mapping[str, int], name: str, total: int) -> str:
+    return _written(100 * counts.get(name, 0) / total if total else 0.0, " %")
+
+
+def _source(text: str, tag: str) -> str:
+    """Return what a Content-Security-Policy says of the page's own style or script."""
+    found = re.search(f"<{tag}>(.*?)</{tag}>", text, re.DOTALL)
+    digest = hashlib.sha256((found[1] if found else "").encode()).digest()
+    return f"'sha256-{base64.b64encode(digest).decode()}'"
+
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +260,7 @@ def admin_rules(settings: ProxySettings) -> AdminRules:
     return AdminRules(frozenset(names), token, settings.header_timeout)
 
 
-class AdminServer(ThreadingHTTPServer):
+class AdminServer(Listener):
     """The admin HTTP server on its own address; one request per connection.
 
     Heads are read by the parser of the data side, within its time. At most ``MOST_CONNECTIONS`` are open: who comes
@@ -95,21 +274,12 @@ class AdminServer(ThreadingHTTPServer):
         self.rules = rules
         self._page = AdminPage(LATENCY_BUCKETS)
         self._is_loopback = address.is_loopback
-        self.address_family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
         # Guards the sockets that are open, the oldest first; the value tells whether a request is at work.
         self._lock = threading.Lock()
         self._open: dict[socket.socket, bool] = {}
         self._thread_cache = ThreadCache("s3pool-admin-request")
-        try:
-            super().__init__((address.host, address.port), BaseRequestHandler)
-        except OSError as exc:
-            raise ConfigError(f"cannot listen on {address} for the admin: {exc.strerror or exc}") from exc
+        super().__init__(address, BaseRequestHandler, whom=" for the admin")
         self._thread = threading.Thread(target=self.serve_forever, args=(POLL_S,), name="s3pool-admin", daemon=True)
-
-    def server_bind(self) -> None:
-        """Bind without asking a name server for our own name."""
-        TCPServer.server_bind(self)
-        self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
 
     def start(self) -> None:
         """Start serving in a thread."""

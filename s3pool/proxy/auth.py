@@ -10,29 +10,24 @@ from __future__ import annotations
 
 import hmac
 import re
+import time
+from calendar import timegm
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import lru_cache
 from operator import itemgetter
 from typing import NamedTuple
 
 from s3pool.body import EMPTY_SHA256
 from s3pool.model import UNSIGNED_PAYLOAD
-from s3pool.proxy.claims import (
-    Credential,
-    SignatureClaim,
-    make_claim,
-    malformed_header,
-    malformed_query,
-    read_claim,
-    read_query_claim,
-)
 from s3pool.proxy.clients import Client
-from s3pool.proxy.errors import S3ErrorResponse, forbidden
-from s3pool.proxy.operations import DIALECTS
-from s3pool.proxy.request import HOP_BY_HOP, Index, RequestHead, Target
+from s3pool.proxy.errors import S3ErrorResponse, forbidden, invalid, not_implemented
+from s3pool.proxy.operations import DIALECTS, V4_PARAMETERS
+from s3pool.proxy.request import CACHE_SIZE, HOP_BY_HOP, Index, RequestHead, Target
 from s3pool.record import dataclass, field
 from s3pool.s3.signing import (
     ALGORITHM,
     MAX_EXPIRES_S,
+    TIMESTAMP_FORMAT,
     Mac,
     beginning_to_sign,
     canonical_path,
@@ -44,6 +39,7 @@ from s3pool.s3.signing import (
     signature,
     string_to_sign,
 )
+from s3pool.units import parse_http_date
 
 MAX_SKEW_S = 15 * 60  # what AWS and RGW allow
 KEY_CACHE_SIZE = 1024
@@ -54,7 +50,6 @@ SIGNED_STREAM_TRAILER = "STREAMING-AWS4-HMAC-SHA256-PAYLOAD-TRAILER"
 UNSIGNED_STREAM_TRAILER = "STREAMING-UNSIGNED-PAYLOAD-TRAILER"
 STREAMS = frozenset({SIGNED_STREAM, SIGNED_STREAM_TRAILER, UNSIGNED_STREAM_TRAILER})
 ASYMMETRIC_PREFIX = "AWS4-ECDSA-P256-SHA256"
-V2_PARAMETERS = frozenset({"AWSAccessKeyId", "Signature", "Expires"})
 DUMMY_SECRET = "no such key"
 # Fields by which a node decides something. RGW reads those of other dialects as x-amz-*, MinIO has its own.
 DECIDING_PREFIXES = ("x-amz-", *DIALECTS)
@@ -93,10 +88,7 @@ class Caller:
 
 
 class Proof(NamedTuple):
-    """What a signature that held tells of all requests with the same fields.
-
-    ``tail`` is what their signatures cover beside method, path and query.
-    """
+    """What a signature that held tells of requests alike; ``tail`` is what it covers beside method, path and query."""
 
     caller: Caller
     seconds: float
@@ -105,10 +97,7 @@ class Proof(NamedTuple):
 
 
 def form_of(head: RequestHead, target: Target) -> str:
-    """Return how a request is signed.
-
-    Raises S3ErrorResponse: in more than one way, or in one that is not known here.
-    """
+    """Return how a request is signed. Raises S3ErrorResponse: in two ways, or in one that is not known here."""
     authorizations = head.values("authorization")
     forms = [_header_form(authorizations)] if authorizations else []
     if not target.pairs:
@@ -119,27 +108,27 @@ def form_of(head: RequestHead, target: Target) -> str:
     if names >= {"AWSAccessKeyId", "Signature"}:
         forms.append(QUERY_V2)
     if len(forms) > 1:
-        raise S3ErrorResponse(400, "InvalidArgument", "only one way of signing may be used", reason="two_forms")
+        raise invalid("only one way of signing may be used", reason="two_forms")
     return forms[0] if forms else ANONYMOUS
 
 
 def _header_form(values: Sequence[str]) -> str:
     if len(values) > 1:
-        raise S3ErrorResponse(400, "InvalidArgument", "there is more than one Authorization field", reason="two_forms")
+        raise invalid("there is more than one Authorization field", reason="two_forms")
     if values[0].startswith(ALGORITHM + " "):
         return HEADER_V4
     if values[0].startswith("AWS "):
         return HEADER_V2
     if values[0].startswith(ASYMMETRIC_PREFIX):
-        raise S3ErrorResponse(501, "NotImplemented", "SigV4A is not supported", reason="algorithm")
-    raise S3ErrorResponse(400, "InvalidArgument", "this kind of Authorization is not supported", reason="algorithm")
+        raise not_implemented("SigV4A is not supported", reason="algorithm")
+    raise invalid("this kind of Authorization is not supported", reason="algorithm")
 
 
 class Verifier:
     """Checks signatures of Version 4 for a set of clients; safe for many threads."""
 
     def __init__(self, clients: Mapping[str, Client]) -> None:
-        self._clients = clients
+        self.clients = clients
         self._keys: dict[tuple[str, str, str], bytes] = {}
         # By Authorization up to the signature, the fields' names and Connection: what selects the signed values, and
         # by Host and these values what followed from them.
@@ -181,21 +170,18 @@ class Verifier:
         self._proofs[shape, head.host, select(index)] = Proof(caller, claim.seconds, tail, mac)
 
     def verify(self, form: str, head: RequestHead, target: Target, *, now: float) -> Caller:
-        """Verify a request signed by header or query and return its sender.
-
-        Raises S3ErrorResponse: the signature does not hold, or does not cover what it must.
-        """
+        """Return the sender of a request, signed by header or query. Raises S3ErrorResponse: it is not sound."""
         claim = read_claim(head) if form == HEADER_V4 else read_query_claim(target)
         if form == HEADER_V4:
-            _check_skew(claim.seconds, now)
+            check_skew(claim.seconds, now)
         else:
             _check_expiry(claim.seconds, target.value("X-Amz-Expires"), now)
         payload = payload_of(form, head, target)
         _check_coverage(claim, head)
         client, key = self._client_and_key(claim.credential)
-        client = _proven(client, holds=_holds(key, claim, head, target, payload), what="request")
+        client = proven(client, holds=_holds(key, claim, head, target, payload), what="request")
         if client.session_token or target.pairs or "x-amz-security-token" in head.index:
-            check_token(client, head, target)
+            check_token(client, token_of(head, target))
         if payload in STREAMS:
             seed = Seed(key, claim.timestamp, claim.credential.scope, claim.signature)
             return Caller(form, client, payload, seed)
@@ -205,21 +191,18 @@ class Verifier:
         return caller
 
     def verify_policy(self, fields: Mapping[str, str], policy: str) -> Client:
-        """Verify the signature of an upload form's policy and return the client.
-
-        Raises S3ErrorResponse: the signature does not hold.
-        """
+        """Return the client who signed an upload form's policy. Raises S3ErrorResponse: the signature does not hold."""
         if fields.get("x-amz-algorithm") != ALGORITHM:
-            raise S3ErrorResponse(400, "InvalidArgument", f"x-amz-algorithm must be {ALGORITHM}", reason="algorithm")
+            raise invalid(f"x-amz-algorithm must be {ALGORITHM}", reason="algorithm")
         words = [fields.get(f"x-amz-{name}", "") for name in ("credential", "signature", "date")]
         claim = make_claim(words[0], "host", words[1], words[2], malformed_header)
         client, key = self._client_and_key(claim.credential)
         holds = hmac.compare_digest(signature(key, policy.encode("utf-8", "surrogateescape")), claim.signature)
-        return _proven(client, holds=holds, what="policy")
+        return proven(client, holds=holds, what="policy")
 
     def _client_and_key(self, credential: Credential) -> tuple[Client | None, bytes]:
         """Return the client, if it is known, and a key: an unknown one must take as long as a bad signature."""
-        client = self._clients.get(credential.access_key)
+        client = self.clients.get(credential.access_key)
         secret = client.secret_key if client else DUMMY_SECRET
         name = (secret, credential.date, credential.region)
         key = self._keys.get(name)
@@ -231,7 +214,8 @@ class Verifier:
         return client, key
 
 
-def _proven(client: Client | None, *, holds: bool, what: str) -> Client:
+def proven(client: Client | None, *, holds: bool, what: str) -> Client:
+    """Return the client of a signature that holds. Raises S3ErrorResponse: it does not, or nobody knows the client."""
     if client is None:
         raise forbidden("InvalidAccessKeyId", "the access key is not known here", reason="unknown_key")
     if not holds:
@@ -265,7 +249,8 @@ def _signed_values(credential: Credential, head: RequestHead) -> dict[str, str]:
     return values
 
 
-def _check_skew(seconds: float, now: float) -> None:
+def check_skew(seconds: float, now: float) -> None:
+    """Refuse a request that was signed long ago, or will be. Raises S3ErrorResponse: it was."""
     if abs(seconds - now) > MAX_SKEW_S:
         raise forbidden("RequestTimeTooSkewed", "the clocks differ by more than 15 minutes", reason="skew")
 
@@ -286,9 +271,8 @@ def _check_coverage(claim: SignatureClaim, head: RequestHead) -> None:
     refuse_unsigned(head, signed)
     dropped = head.connection.intersection(signed) - HOP_BY_HOP
     if dropped:
-        raise S3ErrorResponse(
-            400, "InvalidRequest", f"Connection names the signed header {min(dropped)}", reason="coverage"
-        )
+        detail = f"Connection names the signed header {min(dropped)}"
+        raise S3ErrorResponse(400, "InvalidRequest", detail, reason="coverage")
     missing = sorted(set(signed) - head.index.keys())
     if missing:
         raise forbidden("AccessDenied", f"the signed header {missing[0]} is missing", reason="coverage")
@@ -302,13 +286,10 @@ def refuse_unsigned(head: RequestHead, signed: Collection[str]) -> None:
 
 
 def payload_of(form: str, head: RequestHead, target: Target) -> str:
-    """Return the payload hash that was signed.
-
-    Raises S3ErrorResponse: it says nothing although there is a body, or what is not known here.
-    """
+    """Return the payload hash that was signed. Raises S3ErrorResponse: it is missing, or not known here."""
     given = head.values("x-amz-content-sha256")
     if len(given) > 1:
-        raise S3ErrorResponse(400, "InvalidArgument", "there is more than one x-amz-content-sha256", reason="malformed")
+        raise invalid("there is more than one x-amz-content-sha256", reason="malformed")
     payload = given[0] if given else target.value("X-Amz-Content-Sha256")
     if not payload and form == HEADER_V4:
         if head.length == 0:
@@ -319,15 +300,134 @@ def payload_of(form: str, head: RequestHead, target: Target) -> str:
     if payload == UNSIGNED_PAYLOAD or payload in STREAMS or HEX_HASH.fullmatch(payload) is not None:
         return payload
     if payload.startswith(f"STREAMING-{ASYMMETRIC_PREFIX}"):
-        raise S3ErrorResponse(501, "NotImplemented", "SigV4A is not supported", reason="algorithm")
-    raise S3ErrorResponse(400, "InvalidArgument", "x-amz-content-sha256 is no hash and no known word", reason="payload")
+        raise not_implemented("SigV4A is not supported", reason="algorithm")
+    raise invalid("x-amz-content-sha256 is no hash and no known word", reason="payload")
 
 
-def check_token(client: Client, head: RequestHead, target: Target) -> None:
-    """Take no session token but the one that belongs to the key.
+def token_of(head: RequestHead, target: Target) -> str:
+    """Return the session token of a request, or nothing."""
+    return head.value("x-amz-security-token") or target.value("X-Amz-Security-Token")
 
-    Raises S3ErrorResponse: there is another, or one is missing.
-    """
-    token = head.value("x-amz-security-token") or target.value("X-Amz-Security-Token")
+
+def check_token(client: Client, token: str) -> None:
+    """Take no session token but the key's own. Raises S3ErrorResponse: there is another, or one is missing."""
     if not hmac.compare_digest(token.encode("utf-8", "replace"), client.session_token.encode("utf-8", "replace")):
         raise forbidden("InvalidToken", "the session token is not known here", reason="token")
+
+
+MAX_CREDENTIAL_LENGTH = 512
+HEX_SIGNATURE = re.compile(r"[0-9a-f]{64}")
+TIMESTAMP_LENGTH = 16
+SIGNED_NAMES = re.compile(r"[0-9a-z-]+(?:;[0-9a-z-]+)*")
+TIMESTAMP = re.compile(r"[0-9]{8}T[0-9]{4}[0-5][0-9]Z")
+WORD = re.compile(r"(Credential|SignedHeaders|Signature)=([^,\s]+)")
+AUTHORIZATION_WORDS = frozenset({"Credential", "SignedHeaders", "Signature"})
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """The credential that a request names, and the headers that it says are signed."""
+
+    access_key: str
+    date: str
+    region: str
+    scope: str
+    signed: tuple[str, ...]
+
+
+class SignatureClaim(NamedTuple):
+    """The signature of a request with its credential and time, not yet verified."""
+
+    credential: Credential
+    signature: str
+    timestamp: str
+    seconds: float
+
+
+def read_claim(head: RequestHead) -> SignatureClaim:
+    """Parse the Authorization field. Raises S3ErrorResponse: it is malformed."""
+    given = head.values("x-amz-date")  # where it stands it counts, even if it is empty
+    seconds = None if given else parse_http_date(head.value("date"))
+    plain = "" if seconds is None else time.strftime(TIMESTAMP_FORMAT, time.gmtime(seconds))
+    timestamp = given[0] if given else plain
+    words = _authorization_words(head.value("authorization"))
+    if words.keys() != AUTHORIZATION_WORDS:
+        raise malformed_header("the Authorization field is malformed")
+    return make_claim(words["Credential"], words["SignedHeaders"], words["Signature"], timestamp, malformed_header)
+
+
+def _authorization_words(value: str) -> Mapping[str, str]:
+    """Return the words of an Authorization field, or an empty map if it is malformed."""
+    value = value.removeprefix(ALGORITHM)
+    found = WORD.findall(value)
+    words = dict(found)
+    return {} if len(found) != len(words) or WORD.sub("", value).strip(" ,\t") else words
+
+
+def read_query_claim(target: Target) -> SignatureClaim:
+    """Read the signature in a query. Raises S3ErrorResponse: it is malformed."""
+    names = [name for name, _, _ in target.pairs]
+    if any(names.count(name) != 1 for name in V4_PARAMETERS - {"X-Amz-Security-Token"}):
+        detail = (
+            "Query-string authentication version 4 requires the X-Amz-Algorithm, X-Amz-Credential, X-Amz-Signature, "
+            "X-Amz-Date, X-Amz-SignedHeaders, and X-Amz-Expires parameters."
+        )
+        raise malformed_query(detail)
+    if target.value("X-Amz-Algorithm") != ALGORITHM:
+        raise malformed_query(f'X-Amz-Algorithm only supports "{ALGORITHM}" here')
+    timestamp = target.value("X-Amz-Date")
+    if read_timestamp(timestamp) is None:
+        raise malformed_query("X-Amz-Date must be in the ISO8601 Long Format \"yyyyMMdd'T'HHmmss'Z'\"")
+    credential = target.value("X-Amz-Credential")
+    return make_claim(
+        credential, target.value("X-Amz-SignedHeaders"), target.value("X-Amz-Signature"), timestamp, malformed_query
+    )
+
+
+def make_claim(
+    credential: str, signed_headers: str, claimed: str, timestamp: str, malformed: Callable[[str], S3ErrorResponse]
+) -> SignatureClaim:
+    """Return a claim of the parts of a signature; ``malformed`` makes the error of one that is none."""
+    found = _read_credential(credential, signed_headers, malformed)
+    if HEX_SIGNATURE.fullmatch(claimed) is None:
+        raise malformed("the signature or the list of signed headers is malformed")
+    if malformed is malformed_query and found.date != timestamp[:8]:
+        raise malformed("Invalid credential date, it is not that of X-Amz-Date")
+    seconds = read_timestamp(timestamp)
+    if seconds is None or found.date != timestamp[:8]:
+        raise forbidden("AccessDenied", "a valid x-amz-date, of the scope's day, is required", reason="date")
+    return SignatureClaim(found, claimed, timestamp, seconds)
+
+
+def _read_credential(credential: str, signed_headers: str, malformed: Callable[[str], S3ErrorResponse]) -> Credential:
+    parts = credential.rsplit("/", 4)
+    signed = tuple(signed_headers.split(";"))
+    is_text = credential.isascii() and credential.isprintable() and len(credential) <= MAX_CREDENTIAL_LENGTH
+    if not is_text or len(parts) != 5 or parts[3:] != ["s3", "aws4_request"] or not parts[0]:
+        raise malformed("the credential's scope must be date/region/s3/aws4_request")
+    if SIGNED_NAMES.fullmatch(signed_headers) is None or signed != tuple(sorted(set(signed))):
+        raise malformed("the signature or the list of signed headers is malformed")
+    return Credential(parts[0], parts[1], parts[2], "/".join(parts[1:]), signed)
+
+
+def malformed_header(detail: str) -> S3ErrorResponse:
+    """Return the error of an Authorization field that cannot be read."""
+    return S3ErrorResponse(400, "AuthorizationHeaderMalformed", detail, reason="malformed")
+
+
+def malformed_query(detail: str) -> S3ErrorResponse:
+    """Return the error of a signature in a query that cannot be read."""
+    return S3ErrorResponse(400, "AuthorizationQueryParametersError", detail, reason="malformed")
+
+
+def read_timestamp(text: str) -> float | None:
+    """Return seconds since 1970 for ``20260122T204433Z``; None for anything else."""
+    return _seconds(text) if len(text) == TIMESTAMP_LENGTH else None
+
+
+@lru_cache(CACHE_SIZE)
+def _seconds(text: str) -> float | None:
+    try:
+        return float(timegm(time.strptime(text, TIMESTAMP_FORMAT))) if TIMESTAMP.fullmatch(text) else None
+    except ValueError:  # a 31st of February
+        return None

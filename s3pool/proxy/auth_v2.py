@@ -16,17 +16,18 @@ from s3pool.model import UNSIGNED_PAYLOAD
 from s3pool.proxy.auth import (
     DUMMY_SECRET,
     HEADER_V2,
-    MAX_SKEW_S,
     QUERY_V2,
     STREAMS,
-    V2_PARAMETERS,
     Caller,
+    check_skew,
     check_token,
+    proven,
     refuse_unsigned,
+    token_of,
 )
 from s3pool.proxy.clients import Client
-from s3pool.proxy.errors import S3ErrorResponse, forbidden
-from s3pool.proxy.operations import EXACT_QUERIES
+from s3pool.proxy.errors import S3ErrorResponse, forbidden, invalid
+from s3pool.proxy.operations import EXACT_QUERIES, V2_PARAMETERS
 from s3pool.proxy.request import RequestHead, Target
 from s3pool.s3.signing import canonical_value
 from s3pool.units import parse_http_date, word_set
@@ -49,10 +50,7 @@ AUTHORIZATION = re.compile(r"AWS ([^:\s]+):([A-Za-z0-9+/=]+)")
 def verify_v2(
     form: str, head: RequestHead, target: Target, *, clients: Mapping[str, Client], bucket_host: str, now: float
 ) -> Caller:
-    """Verify a request signed by Version 2 and return its sender.
-
-    Raises S3ErrorResponse: the signature does not hold, or its time is over.
-    """
+    """Return the sender of a request. Raises S3ErrorResponse: the signature does not hold, or its time is over."""
     _check_coverage(target, echoed(head, target) if form == QUERY_V2 else frozenset())
     refuse_unsigned(head, [name for name in head.index if name.startswith("x-amz-")])
     if form == HEADER_V2:
@@ -63,19 +61,25 @@ def verify_v2(
             raise forbidden("AccessDenied", "Expires must be seconds since 1970", reason="malformed")
         if now > int(date):
             raise forbidden("AccessDenied", "Request has expired", reason="expired")
-    client = clients.get(access_key)
-    secret = client.secret_key if client else DUMMY_SECRET
     text = string_to_sign(head, target, date=date, bucket_host=bucket_host)
-    expected = base64.b64encode(hmac.digest(secret.encode(), text, "sha1")).decode()
-    holds = hmac.compare_digest(expected.encode(), claimed.encode("utf-8", "replace"))
-    if client is None:
-        raise forbidden("InvalidAccessKeyId", "the access key is not known here", reason="unknown_key")
-    if not holds:
-        raise forbidden("SignatureDoesNotMatch", "the signature is not that of this request", reason="signature")
-    check_token(client, head, target)
+    client = check_signature(clients.get(access_key), text, claimed, what="request")
+    check_token(client, token_of(head, target))
     if head.value("x-amz-content-sha256") in STREAMS:
         raise S3ErrorResponse(400, "InvalidRequest", "chunk signatures need Signature Version 4", reason="payload")
     return Caller(form, client, UNSIGNED_PAYLOAD)
+
+
+def check_signature(client: Client | None, text: bytes, claimed: str, *, what: str) -> Client:
+    """Return the client of a signature that holds. Raises S3ErrorResponse: it does not, or nobody knows the client."""
+    secret = client.secret_key if client else DUMMY_SECRET
+    expected = base64.b64encode(hmac.digest(secret.encode(), text, "sha1"))
+    return proven(client, holds=hmac.compare_digest(expected, claimed.encode("utf-8", "replace")), what=what)
+
+
+def not_accepted() -> S3ErrorResponse:
+    """Return the response where Version 2 is switched off."""
+    detail = "Signature Version 2 is not accepted here. Please use AWS4-HMAC-SHA256."
+    return S3ErrorResponse(400, "InvalidRequest", detail, reason="sigv2")
 
 
 def echoed(head: RequestHead, target: Target) -> frozenset[str]:
@@ -102,14 +106,13 @@ def _check_coverage(target: Target, repeated: frozenset[str]) -> None:
 def _read_header(head: RequestHead, now: float) -> tuple[str, str, str]:
     match = AUTHORIZATION.fullmatch(head.value("authorization"))
     if match is None:
-        raise S3ErrorResponse(400, "InvalidArgument", "the Authorization field is malformed", reason="malformed")
+        raise invalid("the Authorization field is malformed", reason="malformed")
     given = head.values("x-amz-date")  # where it stands it counts, even if it is empty
     text = given[0] if given else head.value("date")
     stamp = parse_http_date(text)
     if stamp is None or stamp < 0:  # no date, or one before 1970
         raise forbidden("AccessDenied", "a valid Date or x-amz-date is required", reason="date")
-    if abs(stamp - now) > MAX_SKEW_S:
-        raise forbidden("RequestTimeTooSkewed", "the clocks differ by more than 15 minutes", reason="skew")
+    check_skew(stamp, now)
     return match[1], match[2], "" if given else head.value("date")
 
 

@@ -16,43 +16,12 @@ from s3pool.errors import IntegrityError
 from s3pool.pool.http1 import NodeConnection
 from s3pool.pool.splice import SPLICE_FROM_BYTES, open_pipe, takes_splice
 from s3pool.proxy.errors import ClientGoneError, S3ErrorResponse, slow_down
+from s3pool.proxy.limits import ByteBudget
 from s3pool.units import MIB
 
 SPARE_BYTES = 64 << 20  # of buffers that wait for their next use
 MIN_SPARE_BYTES = 128 * 1024  # smaller ones come from the heap, which keeps them itself
 MAX_WASTE = 2  # a spare buffer may be so many times as large as what is wanted
-
-
-class ByteBudget:
-    """A number of bytes that all requests share."""
-
-    def __init__(self, size: int) -> None:
-        # Guards the number below; held for one addition.
-        self._lock = threading.Lock()
-        self._left = size
-        self.size = size
-
-    @property
-    def used(self) -> int:
-        """Return the bytes in use."""
-        return self.size - self._left
-
-    def has(self, count: int) -> bool:
-        """Return whether so many bytes are free now."""
-        return count <= self._left
-
-    def take(self, count: int) -> bool:
-        """Reserve bytes; return False when there are not enough."""
-        with self._lock:
-            if count > self._left:
-                return False
-            self._left -= count
-            return True
-
-    def give_back(self, count: int) -> None:
-        """Return what was taken."""
-        with self._lock:
-            self._left += count
 
 
 class Buffers:
@@ -220,10 +189,7 @@ class ClientBody:
         return self.is_read
 
     def send(self, sink: Sink) -> None:
-        """Write the kept bytes, then the rest as the client sends it.
-
-        Raises ClientGoneError: the client hung up. S3ErrorResponse: its body is not what it signed.
-        """
+        """Write the kept bytes, then the rest. Raises ClientGoneError, S3ErrorResponse: it is not what was signed."""
         if self.waits_for_continue and isinstance(sink, NodeConnection):
             sink.await_leave(CONTINUE_LIMIT_S)
         if not self._keeps:
@@ -318,12 +284,9 @@ class Spool:
         self._directory = directory or None
 
     def collect(self, read: Read, *, limit: int | None = None, too_large: S3ErrorResponse | None = None) -> Spooled:
-        """Read a body to its end, when ``read`` gives 0; the caller closes what comes back.
+        """Read a body until ``read`` gives 0, of ``limit`` bytes at most; the caller closes what comes back.
 
-        ``limit`` is the most that is wanted, beside what the spool itself can hold, and ``too_large`` the answer to
-        more than that.
-
-        Raises S3ErrorResponse: it is too large, or there is no room now. ClientGoneError: it broke off.
+        Raises S3ErrorResponse: it is too large (``too_large``), or there is no room now. ClientGoneError: it broke off.
         """
         detail = f"a body of more than {self._disk.size} bytes needs a Content-Length"
         refusal = too_large or S3ErrorResponse(411, "MissingContentLength", detail, closes=True)

@@ -13,14 +13,14 @@ import base64
 import hashlib
 import hmac
 import re
-from collections.abc import Callable
 
 from s3pool.body import EMPTY_SHA256
 from s3pool.hashing import CHECKSUM_PREFIX as CHECKSUM_PREFIX
 from s3pool.hashing import Hasher, new_hasher
 from s3pool.proxy.auth import Seed
-from s3pool.proxy.bodies import ByteBudget, Lines
+from s3pool.proxy.bodies import Lines, Read
 from s3pool.proxy.errors import S3ErrorResponse, malformed, slow_down
+from s3pool.proxy.limits import ByteBudget
 from s3pool.proxy.request import FIELD_LINE
 from s3pool.s3.signing import signature
 
@@ -37,10 +37,7 @@ UNKNOWN_HERE = frozenset({"xxhash64", "xxhash3", "xxhash128"})  # which nothing 
 
 
 def checksum_for(header: str) -> Hasher | None:
-    """Return a hasher for a checksum header; None when only the node can compute it.
-
-    Raises S3ErrorResponse: it is none of S3's.
-    """
+    """Return a hasher for a checksum header, None where only the node has it. Raises S3ErrorResponse: it is none."""
     name = header.removeprefix(CHECKSUM_PREFIX)
     if name not in CHARACTERS or not header.startswith(CHECKSUM_PREFIX):
         detail = "The value specified in the x-amz-trailer header is not supported"
@@ -58,8 +55,6 @@ CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;[^\x00-\x08\x0a-\x1f\x7f
 AWS_CHUNK = re.compile(rb"([0-9A-Fa-f]{1,8})(?:;chunk-signature=([0-9a-f]{64}))?")
 TRAILER_SIGNATURE = "x-amz-trailer-signature"
 TRAILER_FIELD = re.compile(rb"([A-Za-z0-9-]{1,64})[ \t]*:[ \t]*([\x21-\x7e]*)")
-
-Read = Callable[[memoryview], int]
 
 
 class ChunkedReader:
@@ -270,15 +265,13 @@ class AwsChunkedReader:
         text = f"{algorithm}\n{seed.timestamp}\n{seed.scope}\n{self._previous}\n{covered}"
         self._previous = signature(seed.key, text.encode())
         if not hmac.compare_digest(self._previous, claimed):
-            raise S3ErrorResponse(
-                403, "SignatureDoesNotMatch", "a chunk's signature is wrong", closes=True, reason="chunk"
-            )
+            detail = "a chunk's signature is wrong"
+            raise S3ErrorResponse(403, "SignatureDoesNotMatch", detail, closes=True, reason="chunk")
 
     def _finish(self) -> None:
         if self._given != self._length:
-            raise S3ErrorResponse(
-                400, "IncompleteBody", "fewer bytes than x-amz-decoded-content-length says", closes=True
-            )
+            detail = "fewer bytes than x-amz-decoded-content-length says"
+            raise S3ErrorResponse(400, "IncompleteBody", detail, closes=True)
         self._read_trailer()
         self.is_done = True
 
@@ -318,9 +311,8 @@ class AwsChunkedReader:
         if self._trailer:
             self.checksum = fields[0][1]
             if len(self.checksum) != CHARACTERS[self._trailer.removeprefix(CHECKSUM_PREFIX)]:
-                raise S3ErrorResponse(
-                    400, "InvalidRequest", f"Value for {self._trailer} trailing header is invalid.", closes=True
-                )
+                detail = f"Value for {self._trailer} trailing header is invalid."
+                raise S3ErrorResponse(400, "InvalidRequest", detail, closes=True)
         if self._hasher is not None:
             computed = base64.b64encode(self._hasher.digest()).decode()
             if not hmac.compare_digest(computed, self.checksum):
@@ -340,6 +332,5 @@ def _bad_trailer() -> S3ErrorResponse:
 
 
 def _bad_stream(detail: str) -> S3ErrorResponse:
-    return S3ErrorResponse(
-        400, "IncompleteBody", f"the aws-chunked body is malformed: {detail}", closes=True, reason="chunk"
-    )
+    detail = f"the aws-chunked body is malformed: {detail}"
+    return S3ErrorResponse(400, "IncompleteBody", detail, closes=True, reason="chunk")

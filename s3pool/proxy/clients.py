@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import calendar
-import fcntl
-import hashlib
-import math
-import mmap
-import os
+import ipaddress
 import re
+import socket
 import struct
-import tempfile
-import threading
 import time
-import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import NamedTuple, cast
+from typing import cast
 
-from s3pool.errors import ConfigError, UsageError
+from s3pool.errors import ConfigError
 from s3pool.model import Credentials
-from s3pool.proxy.errors import S3ErrorResponse, forbidden
+from s3pool.proxy.errors import forbidden
+from s3pool.proxy.limits import BucketLimits, Limits, Rule, read_bucket_limits, read_limits, rules_of
 from s3pool.proxy.operations import S3Operation
+from s3pool.proxy.request import RequestHead
+from s3pool.proxy.settings import Network
 from s3pool.record import dataclass, field
 from s3pool.s3.signing import KeyProvider
-from s3pool.units import parse_size
 
 KEYS = frozenset({"access_key", "secret_key", "buckets", "read_only", "backend", "expires", "limits", "bucket_limits"})
 BACKENDS = ("self", "pool")
@@ -59,12 +54,7 @@ class Client:
         return own + rules_of(self.bucket_limits, bucket, owner=self.access_key)
 
     def authorize(self, operation: S3Operation, bucket: str, *, source_bucket: str, now: float) -> None:
-        """Let an operation pass.
-
-        ``source_bucket`` is the one that is copied from, if any.
-
-        Raises S3ErrorResponse: the key has expired, may only read, or may not touch a bucket.
-        """
+        """Let an operation pass; ``source_bucket`` is what is copied from. Raises S3ErrorResponse: it may not."""
         if self.expires and now >= self.expires:
             raise forbidden("AccessDenied", "the access key has expired", reason="client_expired")
         if self.read_only and not operation.reads:
@@ -88,10 +78,7 @@ class Client:
 
 
 def read_clients(entries: object, pool: Credentials | KeyProvider | None, *, where: str) -> dict[str, Client]:
-    """Read a list of clients as it stands in YAML, by access key.
-
-    Raises ConfigError: an entry is incomplete, unknown or there twice; secrets are not shown.
-    """
+    """Read a list of clients in YAML, by access key. Raises ConfigError: an entry is unfit; secrets are not shown."""
     if entries is None:
         return {}
     if not isinstance(entries, list):
@@ -172,224 +159,128 @@ def _expiry(value: object, where: str) -> float:
     raise ConfigError(f"{where}: expires must be a date such as 2030-01-31 or 2030-01-31T12:00:00Z")
 
 
-LIMIT_KEYS = ("requests", "bytes", "in_flight")
-BURST_S = 0.1  # so much of a rate may come at once, and one request in any case
-DEBT_S = 1.0  # a client whose bytes take longer than this to pay off is told to slow down
-MAX_PROCESSES = 64
-RECORD = struct.Struct(f"=16s2d{MAX_PROCESSES}H")
-TIMES = struct.Struct("=2d")
-COUNT = struct.Struct("=H")
-NAME_BYTES = 16
-COUNTS_AT = NAME_BYTES + TIMES.size
-RECORDS = 4096
-PROBES = 64  # records that are looked at for a name
+FORWARDED_FOR = "x-forwarded-for"
+FORWARDED_PROTO = "x-forwarded-proto"
 
 
-class Limits(NamedTuple):
-    """Limits of one client or bucket; 0 means no limit. Rates are per second."""
-
-    requests: float = 0.0
-    bytes: float = 0.0
-    in_flight: int = 0
+def is_trusted(peer: str, networks: Sequence[Network]) -> bool:
+    """Return whether an address belongs to a trusted balancer."""
+    address = _address(peer) if networks else None
+    return address is not None and any(address in network for network in networks)
 
 
-class Rule(NamedTuple):
-    """Limits, the name under which they are counted, and their label in metrics."""
-
-    name: str
-    limits: Limits
-    label: str
+def plain_address(text: str) -> str:
+    """Return an address in the one way in which it is counted, logged and told: IPv4 inside IPv6 is IPv4."""
+    return str(_address(text) or text)
 
 
-BucketLimits = tuple[tuple[str, Limits], ...]
+def client_of(head: RequestHead, peer: str, networks: Sequence[Network]) -> str:
+    """Return the last address in X-Forwarded-For that is no balancer's; those before it are what the client claims."""
+    hops = [hop.strip(" \t") for value in head.values(FORWARDED_FOR) for hop in value.split(",")]
+    for hop in reversed([*hops, peer]):
+        if not is_trusted(hop, networks):
+            address = _address(hop)
+            return str(address) if address is not None else peer
+        peer = hop
+    return peer
 
 
-def rules_of(buckets: BucketLimits, bucket: str, *, owner: str) -> tuple[Rule, ...]:
-    """Return the limits of a bucket: those of the first pattern that its name matches."""
-    bucket = bucket.rpartition(":")[2]  # RGW takes :b, and tenant:b of the key's own tenant, for b
-    for pattern, limits in buckets:
-        if bucket and fnmatchcase(bucket, pattern):
-            return (Rule(f"{owner}\0{bucket}", limits, pattern),)
-    return ()
-
-
-def read_limits(value: object, where: str) -> Limits:
-    """Read limits as they stand in YAML. Raises ConfigError: one is unknown, or no number."""
-    if not isinstance(value, dict) or not value:
-        raise ConfigError(f"{where}: must be a map with {', '.join(LIMIT_KEYS)}")
-    unknown = sorted(str(key) for key in value if key not in LIMIT_KEYS)
-    if unknown:
-        raise ConfigError(f"{where}: unknown key {unknown[0]}; there are: {', '.join(LIMIT_KEYS)}")
-    in_flight = value.get("in_flight")
-    if in_flight is not None and (isinstance(in_flight, bool) or not isinstance(in_flight, int) or in_flight < 1):
-        raise ConfigError(f"{where}: in_flight must be a whole number from 1 on")
-    return Limits(_rate(value, "requests", where), _rate(value, "bytes", where), in_flight or 0)
-
-
-def read_bucket_limits(value: object, where: str) -> BucketLimits:
-    """Read a map from names or globs of buckets to limits. Raises ConfigError: it is none, or holds unfit limits."""
-    if value is None:
-        return ()
-    if not isinstance(value, dict) or not all(isinstance(name, str) and name for name in value):
-        raise ConfigError(f"{where}: must be a map from names or globs of buckets to limits")
-    return tuple((name, read_limits(limits, f"{where}: {name}")) for name, limits in value.items())
-
-
-def _rate(value: dict[object, object], key: str, where: str) -> float:
-    given = value.get(key)
-    if given is None:
-        return 0.0
-    text = str(given).removesuffix("/s")
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
     try:
-        rate = float(parse_size(text)) if key == "bytes" else float(text)
-    except (ValueError, UsageError):
-        rate = 0.0
-    if isinstance(given, bool) or not math.isfinite(rate) or rate <= 0:
-        example = "10MiB/s" if key == "bytes" else "100/s"
-        raise ConfigError(f"{where}: {key} must be a rate such as {example}, not {given!r}")
-    return rate
+        address = ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    return getattr(address, "ipv4_mapped", None) or address
 
 
-class RateMeter:
-    """The counts of all limits, in memory that is shared with processes forked later."""
-
-    def __init__(
-        self, *, now: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep
-    ) -> None:
-        self._memory = mmap.mmap(-1, RECORD.size * RECORDS)
-        self._file, path = tempfile.mkstemp()  # its locks are those of the records
-        os.unlink(path)
-        weakref.finalize(self, os.close, self._file)
-        self._now = now
-        self._sleep = sleep
-        # Guards the records against other threads; a lock on the file does against other processes.
-        self._lock = threading.Lock()
-        self._process = 0
-
-    def be_process(self, number: int) -> None:
-        """Count as this process from now on; reset what its predecessor had in flight."""
-        self._process = number % MAX_PROCESSES
-        for place in range(0, len(self._memory), RECORD.size):
-            with self._locked(place):
-                self._put_count(place, 0)
-
-    def admit(self, rules: Sequence[Rule]) -> Ticket:
-        """Count a request against all of its limits. Raises S3ErrorResponse: one of them is used up."""
-        ticket = Ticket(self)
-        for rule in rules:
-            place = self._place_of(rule.name)
-            wait_s, limit = self._enter(place, rule.limits)
-            if limit:
-                ticket.end()
-                raise _slow_down(rule, limit, wait_s)
-            ticket.rules.append((place, rule.limits))
-        return ticket
-
-    def _enter(self, place: int, limits: Limits) -> tuple[float, str]:
-        """Count a request; return after which time, and for which limit, it may come again if not now."""
-        with self._locked(place):
-            now = self._now()
-            requests_at, bytes_at = TIMES.unpack_from(self._memory, place + NAME_BYTES)
-            step_s = 1.0 / limits.requests if limits.requests else 0.0
-            wait_s = requests_at - now - max(BURST_S - step_s, 0.0)
-            if limits.requests and wait_s > 0:
-                return wait_s, "requests"
-            if limits.bytes and bytes_at - now > DEBT_S:
-                return bytes_at - now - DEBT_S, "bytes"
-            if limits.in_flight:
-                counts = RECORD.unpack_from(self._memory, place)[3:]
-                if sum(counts) >= limits.in_flight:
-                    return 0.0, "in_flight"
-            if limits.requests:
-                TIMES.pack_into(self._memory, place + NAME_BYTES, max(requests_at, now) + step_s, bytes_at)
-            self._put_count(place, self._count(place) + 1)
-            return 0.0, ""
-
-    def leave(self, place: int) -> None:
-        """Count a request that ended."""
-        with self._locked(place):
-            self._put_count(place, max(self._count(place) - 1, 0))
-
-    def charge(self, place: int, rate: float, count: int) -> float:
-        """Count bytes; return the seconds until they are paid off."""
-        with self._locked(place):
-            now = self._now()
-            requests_at, bytes_at = TIMES.unpack_from(self._memory, place + NAME_BYTES)
-            bytes_at = max(bytes_at, now) + count / rate
-            TIMES.pack_into(self._memory, place + NAME_BYTES, requests_at, bytes_at)
-            return float(bytes_at - now - BURST_S)
-
-    def pause(self, seconds: float) -> None:
-        """Let the transfer wait."""
-        self._sleep(seconds)
-
-    def _count(self, place: int) -> int:
-        count: int = COUNT.unpack_from(self._memory, place + COUNTS_AT + COUNT.size * self._process)[0]
-        return count
-
-    def _put_count(self, place: int, count: int) -> None:
-        COUNT.pack_into(self._memory, place + COUNTS_AT + COUNT.size * self._process, count)
-
-    @contextmanager
-    def _locked(self, place: int) -> Iterator[None]:
-        with self._lock:
-            fcntl.lockf(self._file, fcntl.LOCK_EX, 1, place)
-            try:
-                yield
-            finally:
-                fcntl.lockf(self._file, fcntl.LOCK_UN, 1, place)
-
-    def _place_of(self, name: str) -> int:
-        """Return where a name is counted; one that is new takes a record that says nothing any more."""
-        digest = hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=NAME_BYTES).digest()
-        first = int.from_bytes(digest[:4], "big")
-        places = [(first + step) % RECORDS * RECORD.size for step in range(PROBES)]
-        for place in places:
-            if self._memory[place : place + NAME_BYTES] == digest:
-                return place
-        with self._locked(len(self._memory)):
-            now = self._now()
-            for place in places:
-                found, requests_at, bytes_at, *counts = RECORD.unpack_from(self._memory, place)
-                if found == digest or (requests_at <= now and bytes_at <= now and not any(counts)):
-                    self._memory[place : place + NAME_BYTES] = digest
-                    return place
-        return places[0]  # in so full a table two names may have to share
+V2_SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
+V1 = re.compile(
+    rb"PROXY (?:TCP[46] ([0-9a-fA-F:.]{2,45}) [0-9a-fA-F:.]{2,45} [0-9]{1,5} [0-9]{1,5}|UNKNOWN[^\r\n]*)\r\n"
+)
+MAX_V1_BYTES = 107
+MAX_V2_BYTES = 2048  # addresses take 36, and the rest says nothing that is needed here
+LOCAL, PROXY = 0x20, 0x21
+ADDRESS_BYTES = {0x1: 4, 0x2: 16}  # of IPv4 and IPv6, by the upper half of the family byte
 
 
-class Ticket:
-    """One request that counts against its limits until it ends."""
-
-    __slots__ = ("_meter", "rules")
-
-    def __init__(self, meter: RateMeter) -> None:
-        self._meter = meter
-        self.rules: list[tuple[int, Limits]] = []
-
-    @property
-    def paces(self) -> bool:
-        """Return whether its bytes are counted."""
-        return any(limits.bytes for _, limits in self.rules)
-
-    def charge(self, count: int) -> None:
-        """Count bytes that were transferred, and wait until the next ones may be."""
-        waits = [self._meter.charge(place, limits.bytes, count) for place, limits in self.rules if limits.bytes]
-        if waits and max(waits) > 0:
-            self._meter.pause(max(waits))
-
-    def end(self) -> None:
-        """Count the end of the request; harmless when called twice."""
-        for place, _ in self.rules:
-            self._meter.leave(place)
-        self.rules = []
+class ProxyProtocolError(Exception):
+    """A listed peer did not begin with the header, or it is malformed."""
 
 
-def _slow_down(rule: Rule, limit: str, wait_s: float) -> S3ErrorResponse:
-    words = {"requests": "requests a second", "bytes": "bytes a second", "in_flight": "requests at once"}
-    detail = f"Please reduce your request rate: too many {words[limit]}."
-    seconds, millis = max(math.ceil(wait_s), 1), max(math.ceil(wait_s * 1000), 1)
-    denial = S3ErrorResponse(
-        503, "SlowDown", detail, fields=(("Retry-After", str(seconds)), ("x-amz-retry-after", str(millis)))
-    )
-    denial.limited = rule.label, limit
-    return denial
+def read_header(sock: socket.socket, timeout_s: float) -> str:
+    """Take the PROXY header off a new connection; return the client's address, empty where the balancer has none.
+
+    Raises ProxyProtocolError: there is no sound header. OSError: the connection broke.
+    """
+    until = time.monotonic() + timeout_s
+    begun = _exactly(sock, len(V2_SIGNATURE), until)
+    return _read_v2(sock, until) if begun == V2_SIGNATURE else _read_v1(sock, begun, until)
+
+
+def _read_v1(sock: socket.socket, line: bytes, until: float) -> str:
+    while not line.endswith(b"\r\n"):
+        if not line.startswith(b"PROXY ") or len(line) >= MAX_V1_BYTES:
+            raise ProxyProtocolError("no PROXY header")
+        line += _exactly(sock, 1, until)
+    found = V1.fullmatch(line)
+    if found is None:
+        raise ProxyProtocolError("a malformed PROXY header")
+    return _written_address(found[1].decode()) if found[1] else ""
+
+
+def _read_v2(sock: socket.socket, until: float) -> str:
+    command, family, length = struct.unpack("!BBH", _exactly(sock, 4, until))
+    if command not in (LOCAL, PROXY) or length > MAX_V2_BYTES:
+        raise ProxyProtocolError("a malformed PROXY header of version 2")
+    block = _exactly(sock, length, until)
+    size = ADDRESS_BYTES.get(family >> 4, 0)
+    if command == LOCAL or not size:
+        return ""
+    if length < 2 * size + 4:
+        raise ProxyProtocolError("a PROXY header of version 2 without its addresses")
+    return plain_address(str(ipaddress.ip_address(block[:size])))
+
+
+def _written_address(text: str) -> str:
+    try:
+        return plain_address(str(ipaddress.ip_address(text)))
+    except ValueError as exc:
+        raise ProxyProtocolError("a malformed address in a PROXY header") from exc
+
+
+def _exactly(sock: socket.socket, count: int, until: float) -> bytes:
+    block = b""
+    while len(block) < count:
+        sock.settimeout(max(until - time.monotonic(), 0.001))
+        piece = sock.recv(count - len(block))
+        if not piece:
+            raise ProxyProtocolError("the connection ended inside its PROXY header")
+        block += piece
+    return block
+
+
+OWN_SITES = frozenset({"same-origin", "none"})
+
+
+def refuse_foreign_pages(head: RequestHead, names: Collection[str]) -> None:
+    """Refuse what another site's page asks, or asks of another name. Raises S3ErrorResponse: it does."""
+    if head.host and not _is_own(head.host, names):
+        detail = f"the Host {head.host} is no address, not localhost and not configured; see --allowed-host"
+        raise forbidden("AccessDenied", detail, reason="foreign_host")
+    sites = {value.lower() for value in head.values("sec-fetch-site")}
+    origins = {value.lower().partition("://")[2] for value in head.values("origin")}
+    if not sites <= OWN_SITES or not origins <= {head.host.lower()}:
+        raise forbidden("AccessDenied", "another site's page may not do this", reason="foreign_page")
+
+
+def _is_own(host: str, names: Collection[str]) -> bool:
+    name = host.lower()
+    name = name[1:].partition("]")[0] if name.startswith("[") else name.partition(":")[0]
+    if _address(name) is not None:
+        return True
+    is_name = not name.rpartition(".")[2].isdigit()  # as x.127.0.0.1 is none, below an address to listen on
+    return is_name and (name == "localhost" or any(name == other or name.endswith(f".{other}") for other in names))

@@ -13,9 +13,8 @@ from s3pool.body import EMPTY_SHA256
 from s3pool.errors import S3PoolError
 from s3pool.model import Endpoint, Response
 from s3pool.proxy.auth import HEADER_V4
-from s3pool.proxy.errors import ClientGoneError, S3ErrorResponse, forbidden, unavailable
-from s3pool.proxy.forward import Attempts, Forwarder
-from s3pool.proxy.node_request import Fields, NodeRequest
+from s3pool.proxy.errors import ClientGoneError, S3ErrorResponse, forbidden, not_implemented, unavailable
+from s3pool.proxy.forward import Attempts, Fields, Forwarder, NodeRequest
 from s3pool.proxy.operations import classify
 from s3pool.proxy.request import RequestHead, Target, read_target
 from s3pool.proxy.request_body import Admitted
@@ -57,10 +56,7 @@ SERVICE_PARAMETERS = frozenset(
 
 
 def guard_admin(target: Target, method: str, reserved: Callable[[], Collection[str]]) -> None:
-    """Refuse paths of a node's own administration; ``reserved`` returns their first segments.
-
-    Raises S3ErrorResponse: the path or the query leads to a backend's own administration.
-    """
+    """Refuse paths and queries of a node's own administration; ``reserved`` returns their first segments."""
     first = target.bucket.lower()
     if first in ADMIN_NAMES and first in reserved():
         raise forbidden("AccessDenied", "this path is not reachable through the proxy", reason="admin_path")
@@ -86,10 +82,7 @@ class Versioning:
         self._known: dict[str, tuple[float, bool]] = {}
 
     def is_absent(self, bucket: str, ask: Callable[[], str | None]) -> bool:
-        """Return whether a bucket keeps no versions; ``ask`` returns its state, or None if unknown.
-
-        What is not known counts as kept.
-        """
+        """Return whether a bucket is known to keep no versions; ``ask`` returns its state, or None if unknown."""
         with self._lock:
             until, absent = self._known.get(bucket, (0.0, False))
         if self._now() < until:
@@ -217,10 +210,7 @@ class NodeFacts:
     # -- conditions that nodes pass over -------------------------------------------------------
 
     def check_conditions(self, admitted: Admitted) -> None:
-        """ResponseCheck the conditions that the nodes are known to ignore, or might ignore.
-
-        Raises S3ErrorResponse: they do not hold, or nobody can tell.
-        """
+        """Check conditions that nodes may ignore. Raises S3ErrorResponse: they do not hold, or nobody can tell."""
         head, op = admitted.head, admitted.operation.name
         if not (
             (op in _OF_RGW and MAY_BE_IGNORED.intersection(head.index)) or MAY_BE_UNCHECKED.intersection(head.index)
@@ -236,9 +226,7 @@ class NodeFacts:
                 raise S3ErrorResponse(411, "MissingContentLength", "You must provide the Content-Length HTTP header.")
             return
         if unchecked:
-            raise S3ErrorResponse(
-                501, "NotImplemented", f"the storage nodes ignore {min(unchecked)}", closes=head.length != 0
-            )
+            raise not_implemented(f"the storage nodes ignore {min(unchecked)}", closes=head.length != 0)
         if TARGET_CONDITIONS & ignored:
             self._check_target(admitted)
         if SOURCE_CONDITIONS & ignored:
@@ -305,15 +293,12 @@ def _unknown(status: int) -> S3ErrorResponse:
     if status >= 500:
         return unavailable("the condition could not be checked; try again")
     detail = f"the storage nodes ignore this condition, and the object could not be looked at (status {status})"
-    return S3ErrorResponse(501, "NotImplemented", detail)
+    return not_implemented(detail)
 
 
 def check_batch(document: bytes) -> None:
-    """Refuse a batch that is to delete objects on conditions which the nodes ignore.
-
-    Raises S3ErrorResponse: one of its objects has a condition.
-    """
+    """Refuse a batch with conditions, which the nodes ignore. Raises S3ErrorResponse: an object has one."""
     found = BATCH_CONDITION.search(document)
     if found is not None:
         detail = f"the storage nodes ignore {found[1].decode()} of an object that is to be deleted"
-        raise S3ErrorResponse(501, "NotImplemented", detail)
+        raise not_implemented(detail)

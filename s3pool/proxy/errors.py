@@ -49,6 +49,16 @@ def malformed(detail: str, *, status: int = 400, code: str = "BadRequest") -> S3
     return S3ErrorResponse(status, code, detail, closes=True, reason="malformed")
 
 
+def invalid(detail: str, *, reason: str = "") -> S3ErrorResponse:
+    """Return the response to a value that cannot be meant."""
+    return S3ErrorResponse(400, "InvalidArgument", detail, reason=reason)
+
+
+def not_implemented(detail: str, *, reason: str = "", closes: bool = False) -> S3ErrorResponse:
+    """Return the response to what neither this proxy nor the nodes do."""
+    return S3ErrorResponse(501, "NotImplemented", detail, closes=closes, reason=reason)
+
+
 def forbidden(code: str, detail: str, *, reason: str) -> S3ErrorResponse:
     """Return a 403 response."""
     return S3ErrorResponse(403, code, detail, reason=reason)

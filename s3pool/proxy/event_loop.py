@@ -42,10 +42,7 @@ REQUEST, UNCONNECTED, ANSWER, OVERDUE, CLIENT = "request", "unconnected", "answe
 
 
 class Connection:
-    """One client; in one thread at a time, or in the event loop.
-
-    ``is_excess`` says that it is beyond the bound of connections, and gets one answer.
-    """
+    """One client, in a thread or in the event loop; one beyond the bound (``is_excess``) gets one answer."""
 
     def __init__(self, stream: ClientStream, peer: str, host: Host, *, is_excess: bool = False) -> None:
         self.stream = stream
@@ -62,10 +59,7 @@ class Connection:
         self._leaves_thread = False
 
     def serve(self) -> None:
-        """Answer requests until either side has enough, or the event loop can wait for the next one.
-
-        ``goes_on`` tells which.
-        """
+        """Answer requests until either side has enough, or the event loop can wait (``goes_on``) for the next one."""
         self._leaves_thread = False
         started, self.started = self.started, None
         try:
@@ -353,11 +347,7 @@ class ThreadCache:
         return self._resting
 
     def submit(self, job: Job) -> None:
-        """Run a job soon.
-
-        Raises:
-            RuntimeError: the system has no thread left.
-        """
+        """Run a job soon. Raises RuntimeError: the system has no thread left."""
         with self._lock:
             is_taken = self._resting > 0
             self._resting -= is_taken

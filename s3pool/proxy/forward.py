@@ -1,11 +1,14 @@
-"""Sending a verified request through the pool: retries, and the final response."""
+"""A verified request on its way through the pool: its head for a node, retries, and the final answer.
+
+Fields pass unless they stand on a list: S3 has over a hundred, and gets more. What is sent is
+built from parsed parts with one Content-Length, so no node can see another framing.
+"""
 
 from __future__ import annotations
 
-import threading
-import time
-from collections import deque
 from collections.abc import Callable
+from functools import lru_cache
+from typing import NamedTuple
 
 from s3pool.body import EMPTY_BODY, Body
 from s3pool.errors import (
@@ -20,22 +23,223 @@ from s3pool.errors import (
 )
 from s3pool.model import Endpoint, Request, Response
 from s3pool.pool.exchange import Exchange, send_over
-from s3pool.pool.node import Node
+from s3pool.pool.node import ANYBODY, Node
 from s3pool.pool.retry import Try
 from s3pool.pool.transport import Transport
-from s3pool.proxy.bodies import ByteBudget
-from s3pool.proxy.errors import RETRY_AFTER_FIELDS, S3ErrorResponse, slow_down, unavailable
-from s3pool.proxy.node_request import CONDITIONS, NodeRequest, ProxyRequest, RetryBudget, RetryToken
-from s3pool.proxy.operations import S3Operation
-from s3pool.record import dataclass, field
+from s3pool.proxy.auth import QUERY_V2, QUERY_V4
+from s3pool.proxy.auth_v2 import echoed
+from s3pool.proxy.errors import RETRY_AFTER_FIELDS, S3ErrorResponse, forbidden, unavailable
+from s3pool.proxy.limits import ByteBudget, FairSlots, RetryBudget, RetryToken
+from s3pool.proxy.operations import V2_PARAMETERS, V4_PARAMETERS, S3Operation
+from s3pool.proxy.request import CACHE_SIZE, HOP_BY_HOP, NO_NAMES, Field, RequestHead, Target, assume_present
+from s3pool.record import dataclass, field, replace
 from s3pool.s3.documents import MAX_ERROR_BYTES, REGION_STATUS, parse_error, told_region
-from s3pool.units import parse_http_date
+from s3pool.s3.signing import Signer, canonical_query
+from s3pool.units import parse_http_date, word_set
 
-TOO_MANY_REQUESTS = 429
-UNAVAILABLE = 503
-SERVER_ERROR = 500
-NOT_IMPLEMENTED = 501
-FIRST_ERROR = 400
+Fields = tuple[Field, ...]
+
+# Replaced by the new signature, answered here, or true of the client's connection alone.
+REPLACED = word_set(
+    "host authorization content-length date expect x-amz-content-sha256 x-amz-date x-amz-security-token"
+)
+# What a balancer says of a client; of anybody else it is hearsay. Nodes can be told to believe any of these.
+FORWARDED = word_set(
+    "cf-connecting-ip client-ip fastly-client-ip forwarded front-end-https true-client-ip x-client-ip "
+    "x-cluster-client-ip x-original-forwarded-for x-original-host x-original-uri x-original-url x-proxyuser-ip "
+    "x-real-ip x-rewrite-url x-url-scheme"
+)
+FORWARDED_PREFIX = "x-forwarded"
+KEPT = frozenset({"content-length", "expect"})  # of those, what is replaced even where the signature is kept
+FRAMING = frozenset({"x-amz-decoded-content-length", "x-amz-trailer"})
+CONDITIONS = frozenset({"range", "if-match", "if-none-match", "if-modified-since", "if-unmodified-since", "if-range"})
+SIGNED_BY_NAME = frozenset({"content-md5", "content-type"})
+AWS_CHUNKED = "aws-chunked"
+PAYLOAD_FIELD = "x-amz-content-sha256"
+
+
+class Passage(NamedTuple):
+    """Which fields of a head go on to a node, by their places, and which of these are signed."""
+
+    places: tuple[int, ...]
+    signed: tuple[int, ...]
+
+
+@dataclass(slots=True)  # not frozen: one is made for every request
+class NodeRequest:
+    """All that is known of a request's head before an endpoint is picked.
+
+    ``signer`` is None where the client's own signature is kept. ``length`` is the body's, None when there is none to
+    announce. The proxy adds ``origin``, lines that tell of the client and that no signature covers, and the fields in
+    ``extra``; ``dropped`` are the names of those that it leaves out.
+    """
+
+    head: RequestHead
+    target: Target
+    form: str
+    signer: Signer | None
+    payload: str
+    length: int | None
+    origin: str = ""
+    access_key: str = ""  # or the address of a client whom only nodes know
+    expects_continue: bool = False  # the node is to say whether it wants the body
+    is_trusted: bool = False  # the client is a balancer whose word for its own client counts
+    extra: Fields = ()
+    dropped: frozenset[str] = NO_NAMES
+
+    def resumed(self, first: int, last: int, *, etag: str) -> NodeRequest:
+        """Return the request for the rest of an object, and of no other one."""
+        fields = ("Range", f"bytes={first}-{last}"), ("If-Match", etag)
+        return replace(self, extra=(*self.extra, *fields), dropped=self.dropped | CONDITIONS)
+
+    def build(self, endpoint: Endpoint, now: float) -> bytes:
+        """Return the bytes of the head for an endpoint."""
+        head, target, signer, host = self.head, self.target, self.signer, endpoint.netloc
+        if signer is None:  # HTTP/1.0 may leave out Host
+            return self._bytes(head.target, "" if head.host else f"Host: {host}\r\n", self._passage(KEPT), "")
+        passage = self._passage(REPLACED)
+        headers = self._signed_fields(host, passage) if passage.signed or self.extra else (("host", host),)
+        query = target.query_without(self._signature_parameters()) if target.pairs else ""
+        if self.form == QUERY_V4:
+            query, signature = self._signed_query(signer, headers, query, now)
+        else:
+            if self.payload:
+                headers = (*headers, (PAYLOAD_FIELD, self.payload))
+            covered = canonical_query(query) if query else ""
+            signature = signer.signed_head(headers, now).lines(head.method, target.path, covered)
+        path = f"{target.path}?{query}" if query else target.path
+        return self._bytes(path, f"Host: {host}\r\n", passage, signature)
+
+    def _bytes(self, target: str, host: str, passage: Passage, signature: str) -> bytes:
+        head = self.head
+        own = "".join(map(head.lines.__getitem__, passage.places))
+        extra = "".join([f"{name}: {value}\r\n" for name, value in self.extra]) if self.extra else ""
+        length = "" if self.length is None else f"Content-Length: {self.length}\r\n"
+        if self.expects_continue:
+            length += "Expect: 100-continue\r\n"
+        text = f"{head.method} {target} HTTP/1.1\r\n{host}{own}{self.origin}{extra}{signature}{length}\r\n"
+        return text.encode("utf-8", "surrogateescape")
+
+    def _passage(self, replaced: frozenset[str]) -> Passage:
+        head = self.head
+        gone = replaced | self.dropped if self.dropped else replaced
+        if head.connection:
+            gone |= head.connection
+        find = _cached_passage if head.is_cacheable else _find_passage
+        return find(head.names, gone, self.is_trusted)
+
+    def _signed_fields(self, host: str, passage: Passage) -> Fields:
+        """Return the fields that the signature covers, repeated ones joined as the canonical form wants."""
+        head, joined = self.head, {"host": host}
+        fields = [(head.names[place], head.fields[place][1]) for place in passage.signed]
+        fields += [(name.lower(), value) for name, value in self.extra if is_signed(name.lower())]
+        for name, value in fields:
+            joined[name] = f"{joined[name]},{value}" if name in joined else value
+        return tuple(joined.items())
+
+    def _signed_query(self, signer: Signer, headers: Fields, query: str, now: float) -> tuple[str, str]:
+        """Return the query with a signature of ours instead of the client's, and the lines that it needs."""
+        line = ""
+        if PAYLOAD_FIELD in self.head.index:  # a URL that is good for one content alone
+            line, headers = f"{PAYLOAD_FIELD}: {self.payload}\r\n", (*headers, (PAYLOAD_FIELD, self.payload))
+        method, path, fields = self.head.method, self.target.path, dict(headers)
+        return signer.authorize_query(fields, method, path=path, query=query, now=now, payload_hash=self.payload), line
+
+    def _signature_parameters(self) -> frozenset[str]:
+        if self.head.method == "OPTIONS":  # a signed URL that a browser asks about; it goes on unsigned
+            return V2_PARAMETERS | V4_PARAMETERS
+        if self.form == QUERY_V4:
+            return V4_PARAMETERS
+        return V2_PARAMETERS | echoed(self.head, self.target) if self.form == QUERY_V2 else NO_NAMES
+
+
+def _find_passage(names: tuple[str, ...], gone: frozenset[str], trusts_forwarding: bool) -> Passage:
+    gone |= HOP_BY_HOP
+    hides = not trusts_forwarding
+    passing = [n for n, name in enumerate(names) if not (name in gone or (hides and is_forwarding_header(name)))]
+    return Passage(tuple(passing), tuple([place for place in passing if is_signed(names[place])]))
+
+
+_cached_passage = lru_cache(CACHE_SIZE)(_find_passage)
+
+
+def is_signed(lower: str) -> bool:
+    """Return whether the proxy's signature covers a field."""
+    return lower.startswith("x-amz-") or lower in SIGNED_BY_NAME
+
+
+def without_framing(head: RequestHead) -> RequestHead:
+    """Return a head without what it says of the aws-chunked form, for a body that has left it."""
+    return head.with_fields(filter(None, map(_decoded, head.fields)))
+
+
+def _decoded(field: Field) -> Field | None:
+    """Return a field without aws-chunked; None for a field of that coding alone."""
+    name, value = field
+    lower = name.lower()
+    if lower == "content-encoding":
+        words = [word.strip(" \t") for word in value.split(",")]  # gzip,aws-chunked becomes gzip
+        value = ",".join(word for word in words if word and word.lower() != AWS_CHUNKED)
+        return (name, value) if value else None
+    return None if lower in FRAMING else field
+
+
+def is_forwarding_header(lower: str) -> bool:
+    """Return whether only a balancer may send a field."""
+    return lower in FORWARDED or lower.startswith(FORWARDED_PREFIX)
+
+
+def refuse_signed_forwarding(head: RequestHead, target: Target) -> None:
+    """Refuse a request whose signature covers a forwarding header. Raises S3ErrorResponse: it does."""
+    hearsay = [name for name in head.index if is_forwarding_header(name)]
+    if hearsay and not signed_names(head, target).isdisjoint(hearsay):
+        detail = "only a trusted balancer may send this header, signed or not; leave it out"
+        raise forbidden("AccessDenied", f"{hearsay[0]}: {detail}", reason="forwarded")
+
+
+def signed_names(head: RequestHead, target: Target) -> frozenset[str]:
+    """Return the names of the headers that a client declares as signed."""
+    _, _, listed = head.value("authorization").partition("SignedHeaders=")
+    queries = [value for name, value in target.parameters if name.lower() == "x-amz-signedheaders"]
+    return frozenset(";".join([listed.split(",", 1)[0].strip(), *queries]).lower().split(";"))
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyRequest(Request):
+    """A request whose head the proxy builds once an endpoint is picked."""
+
+    build: Callable[[Endpoint, float], bytes] = field(default=lambda _endpoint, _now: b"")
+    token: RetryToken | None = None
+    access_key: str = ""
+    look_for_client: Callable[[], None] = assume_present
+
+    @property
+    def asker(self) -> str:
+        """Return the key and the request, since a key's every request is one that others have not sent."""
+        return f"{self.access_key} {self.method} {self.path}" if self.access_key else ANYBODY
+
+    def may_retry(self) -> bool:
+        """Return whether the budget of second tries has room."""
+        return self.token is None or self.token.may_retry()
+
+    def note_retry(self) -> None:
+        """Take up a place in the budget of second tries."""
+        if self.token is not None:
+            self.token.note_retry()
+
+    def look_for_sender(self) -> None:
+        """Raise ClientGoneError if the client has hung up."""
+        self.look_for_client()
+
+
+def head_of(request: Request, endpoint: Endpoint, now: float) -> bytes:
+    """Build the head of a ProxyRequest; the pool's transport calls this."""
+    if not isinstance(request, ProxyRequest):
+        raise TypeError("only the proxy's own requests come this way")
+    return request.build(endpoint, now)
+
+
+FIRST_ERROR, TOO_MANY_REQUESTS, SERVER_ERROR, NOT_IMPLEMENTED, UNAVAILABLE = 400, 429, 500, 501, 503
 SKEWED = "RequestTimeTooSkewed"
 DEFAULT_SLOWNESS = 10.0
 UNLIMITED = float("inf")
@@ -64,14 +268,9 @@ class Attempts:
 
 
 class ResponseCheck:
-    """Says of each answer whether another node is to be asked; keeps the last refusal whole.
+    """Says whether another node is to be asked, once for each kind of refusal; keeps the last answer whole."""
 
-    One answer of a kind may be asked again of one other node; the second is the client's.
-    """
-
-    def __init__(
-        self, operation: S3Operation, *, signs: bool, attempts: Attempts, memory: ByteBudget | None = None
-    ) -> None:
+    def __init__(self, operation: S3Operation, *, signs: bool, attempts: Attempts, memory: ByteBudget | None) -> None:
         self._operation = operation
         self._signs = signs
         self._attempts = attempts
@@ -127,135 +326,6 @@ class ResponseCheck:
         )
 
 
-MIXED_S = 60.0  # so long after another owner came a single one may not have more than half
-LOOK_S = 1.0  # how often it is looked whether whoever waits is still there
-SPARE_SHARE = 4  # a part of the places is left for who comes next, even by one that is alone
-
-
-class FairSlots:
-    """A bound on concurrent requests; no owner gets more than half while others are active.
-
-    An owner is an access key, or an address where there is none. One that is alone may have
-    more, but for a quarter that is kept for others: their first requests find it free.
-    """
-
-    def __init__(
-        self,
-        size: int,
-        *,
-        kind: str = "slots",
-        detail: str = "all connections to the storage are in use.",
-        closes: bool = False,
-    ) -> None:
-        self.size = max(size, 1)
-        self._kind, self._detail, self._closes = kind, detail, closes
-        self._half = max(self.size // 2, 1)
-        self._most = max(self.size - self.size // SPARE_SHARE, 1)
-        # Guards all below; held for a few additions.
-        self._lock = threading.Lock()
-        self._held: dict[str, int] = {}
-        # Who waits, by owner: a place that comes free wakes the one who gets it, and nobody else.
-        self._lines: dict[str, deque[threading.Lock]] = {}
-        self._taken = 0
-        self._last_owner = ""
-        self._mixed_at = -MIXED_S
-
-    @property
-    def taken(self) -> int:
-        """Return the number of places that are taken."""
-        return self._taken
-
-    @property
-    def waiting(self) -> int:
-        """Return the number of those who wait for a place."""
-        return sum(map(len, list(self._lines.values())))
-
-    def try_acquire(self, owner: str) -> bool:
-        """Take a place if there is one for this owner."""
-        with self._lock:
-            return self._take(owner)
-
-    def take(self, owner: str, patience_s: float, look: Callable[[], None] | None = None) -> bool:
-        """Take a place, or wait for one; False when there is none in time. Meanwhile ``look`` may raise."""
-        turn = threading.Lock()
-        turn.acquire()
-        with self._lock:
-            if self._take(owner):
-                return True
-            self._lines.setdefault(owner, deque()).append(turn)
-        until = time.monotonic() + patience_s
-        try:
-            while (left_s := until - time.monotonic()) > 0:
-                if turn.acquire(timeout=min(left_s, LOOK_S)):
-                    return True
-                if look is not None:
-                    look()
-        except BaseException:
-            if not self._leave_line(owner, turn):
-                self.give_back(owner)
-            raise
-        # By now it may have had no other owner beside it for long enough, which wakes nobody.
-        return not self._leave_line(owner, turn) or self.try_acquire(owner)
-
-    def _leave_line(self, owner: str, turn: threading.Lock) -> bool:
-        """Return False if a place was given meanwhile."""
-        with self._lock:
-            line = self._lines.get(owner, ())
-            if turn not in line:
-                return False
-            self._lines[owner].remove(turn)
-            if not self._lines[owner]:
-                del self._lines[owner]
-            return True
-
-    def claim(self, owner: str, patience_s: float = 0.0, *, look: Callable[[], None] | None = None) -> str:
-        """Take a place as take() does, and return the owner.
-
-        Raises:
-            S3ErrorResponse: there is none in time.
-        """
-        if not self.take(owner, patience_s, look):
-            denial = slow_down(f"Please reduce your request rate: {self._detail}", closes=self._closes)
-            denial.limited = ("", self._kind)
-            raise denial
-        return owner
-
-    def _take(self, owner: str) -> bool:
-        held = self._held.get(owner, 0)
-        if owner != self._last_owner:
-            if self._last_owner:
-                self._mixed_at = time.monotonic()
-            self._last_owner = owner
-        if self._taken >= self.size:
-            return False
-        if held >= self._half and (self._taken >= self._most or time.monotonic() - self._mixed_at < MIXED_S):
-            return False
-        self._held[owner] = held + 1
-        self._taken += 1
-        return True
-
-    def give_back(self, owner: str) -> None:
-        """Return a place back."""
-        with self._lock:
-            self._taken -= 1
-            held = self._held[owner] - 1
-            if held:
-                self._held[owner] = held
-            else:
-                del self._held[owner]
-            self._pass_on()
-
-    def _pass_on(self) -> None:
-        """Let the first who may have the place that came free take it; owners take turns."""
-        for owner in list(self._lines):
-            if self._take(owner):
-                line = self._lines.pop(owner)
-                line.popleft().release()
-                if line:
-                    self._lines[owner] = line
-                return
-
-
 class Forwarder:
     """Sends requests into the pool; shared by all connections."""
 
@@ -284,7 +354,7 @@ class Forwarder:
         """Send a GET or HEAD over an open connection, without waiting; no exchange when there is none."""
         transport = self.transport
         balancer = transport.balancer
-        node = balancer.next_in_turn() or balancer.pick(affinity=node_request.resource)
+        node = balancer.next_in_turn() or balancer.pick(affinity=node_request.target.resource)
         head = node_request.build(node.endpoint, transport.wall_clock() + transport.clock_offset_s)
         connection = node.connections.take_open()
         if connection is None:
@@ -303,9 +373,7 @@ class Forwarder:
     ) -> Response:
         """Return a node's answer, whatever its status; the caller closes it. ``begun`` is what begin_now() did of it.
 
-        Raises:
-            S3ErrorResponse: no node gave one, or the client's body is not what was signed.
-            ClientGoneError: the client hung up inside its body.
+        Raises S3ErrorResponse: no node gave one, or the client's body is not what was signed. ClientGoneError.
         """
         check = ResponseCheck(operation, signs=node_request.signer is not None, attempts=attempts, memory=self.memory)
         token = RetryToken(self.budget)
@@ -343,7 +411,7 @@ class Forwarder:
             operation.name,
             body=body,
             idempotent=operation.ambiguous,
-            resource=node_request.resource,
+            resource=node_request.target.resource,
             timeout_factor=self._timeout_factor if operation.is_slow else 1.0,
             is_endless=operation.is_endless,
             is_harmless_twice=operation.name in REPEATED_BY_CLIENTS and CONDITIONS.isdisjoint(node_request.head.index),
@@ -361,9 +429,7 @@ def refusal_for(error: S3PoolError) -> S3ErrorResponse:
     if isinstance(error, NoEndpointError) or (isinstance(error, TransportError) and not error.sent):
         return unavailable("no storage node could be reached; try again")
     if isinstance(error, RequestTimeoutError):
-        return S3ErrorResponse(
-            504, "RequestTimeout", "the storage node did not answer in time", fields=RETRY_AFTER_FIELDS
-        )
-    return S3ErrorResponse(
-        502, "BadGateway", "the storage node's answer was broken off or malformed", fields=RETRY_AFTER_FIELDS
-    )
+        detail = "the storage node did not answer in time"
+        return S3ErrorResponse(504, "RequestTimeout", detail, fields=RETRY_AFTER_FIELDS)
+    detail = "the storage node's answer was broken off or malformed"
+    return S3ErrorResponse(502, "BadGateway", detail, fields=RETRY_AFTER_FIELDS)

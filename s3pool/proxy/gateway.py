@@ -18,16 +18,16 @@ from s3pool.proxy.auth import (
     HEADER_V4,
     QUERY_V2,
     QUERY_V4,
+    STREAMS,
     UNSIGNED_STREAM_TRAILER,
     Caller,
     Verifier,
     form_of,
     payload_of,
 )
-from s3pool.proxy.auth_v2 import verify_v2
+from s3pool.proxy.auth_v2 import not_accepted, verify_v2
 from s3pool.proxy.chunked import checksum_for
-from s3pool.proxy.client_address import FORWARDED_FOR, FORWARDED_PROTO, is_trusted, refuse_foreign_pages
-from s3pool.proxy.clients import BucketLimits, Client, RateMeter, Rule, rules_of
+from s3pool.proxy.clients import FORWARDED_FOR, FORWARDED_PROTO, Client, is_trusted, refuse_foreign_pages
 from s3pool.proxy.conditions import (
     ADMIN_NAMES,
     MAY_BE_UNCHECKED,
@@ -38,30 +38,42 @@ from s3pool.proxy.conditions import (
     guard_admin,
     kind_of,
 )
-from s3pool.proxy.errors import S3ErrorResponse, forbidden
-from s3pool.proxy.form_upload import FormVerifier, Policy, form_answer, is_form, put_head, with_file_type
-from s3pool.proxy.forms import FormReader, UploadForm, boundary_of
-from s3pool.proxy.forward import Forwarder
-from s3pool.proxy.names import (
-    AMBIGUOUS_KEY_DETAIL,
-    COPY_SOURCE,
-    DOCUMENTS,
-    NAMING_HEADERS,
-    DocumentSink,
-    canonical_names,
-    check_document,
-    is_ambiguous_key,
+from s3pool.proxy.errors import S3ErrorResponse, forbidden, invalid, not_implemented
+from s3pool.proxy.forms import (
+    FormReader,
+    Policy,
+    UploadForm,
+    boundary_of,
+    form_answer,
+    identify,
+    is_form,
+    put_head,
+    with_file_type,
 )
-from s3pool.proxy.node_request import (
+from s3pool.proxy.forward import (
     CONDITIONS,
     PAYLOAD_FIELD,
+    Forwarder,
     NodeRequest,
-    is_framed,
     refuse_signed_forwarding,
     signed_names,
     without_framing,
 )
-from s3pool.proxy.operations import FORM_WORD, S3Operation, classify, is_exact
+from s3pool.proxy.limits import BucketLimits, RateMeter, Rule, rules_of
+from s3pool.proxy.operations import (
+    AMBIGUOUS_KEY,
+    AMBIGUOUS_KEY_DETAIL,
+    COPY_SOURCE,
+    DOCUMENTS,
+    FORM_WORD,
+    NAMING_HEADERS,
+    DocumentSink,
+    S3Operation,
+    canonical_names,
+    check_document,
+    classify,
+    is_exact,
+)
 from s3pool.proxy.relay import with_location
 from s3pool.proxy.request import CACHE_SIZE, NO_NAMES, RequestHead, Target, read_target, virtual_bucket
 from s3pool.proxy.request_body import PASS, Admitted, BodyLoader, RequestBody, reader_for
@@ -102,12 +114,6 @@ class Gateway:
         self._clients = clients
         self._verifier = Verifier(clients)
         self.node_facts = NodeFacts(forwarder)
-        self._forms = FormVerifier(
-            self._verifier,
-            clients,
-            allows_v2=settings.sigv2 != "off",
-            allows_anonymous=settings.anonymous == "pass" or settings.auth == OPEN,
-        )
         self._names = frozenset((*settings.domains, *settings.allowed_hosts, settings.listen.host.lower()))
         self.meter = meter or RateMeter()
         self._bucket_limits = bucket_limits
@@ -147,8 +153,7 @@ class Gateway:
     def admit(self, head: RequestHead, peer: str, *, may_wait: bool = True) -> Admitted:
         """Authenticate and authorize a request before its body is read.
 
-        Raises S3ErrorResponse: the signature does not hold, or its owner may not do this. NeedsThread: a node has to be
-        asked, and ``may_wait`` is False.
+        Raises S3ErrorResponse: it may not. NeedsThread: a node has to be asked, and ``may_wait`` is False.
         """
         if "via" in head.index and self.name in ",".join(head.index["via"]):
             raise S3ErrorResponse(508, "LoopDetected", "this request came through this proxy before", closes=True)
@@ -163,9 +168,8 @@ class Gateway:
                 refuse_signed_forwarding(head, target)
             return Admitted(head, target, _declared(head, target), operation, None)
         if head.has_odd_expectation:
-            raise S3ErrorResponse(
-                417, "ExpectationFailed", "the only expectation met here is 100-continue", closes=True
-            )
+            detail = "the only expectation met here is 100-continue"
+            raise S3ErrorResponse(417, "ExpectationFailed", detail, closes=True)
         if not target.bucket or target.bucket.lower() in ADMIN_NAMES:
             if not may_wait:
                 raise NeedsThread
@@ -216,14 +220,13 @@ class Gateway:
             return self._verifier.verify(form, head, target, now=self._now())
         allowed = {"on": (HEADER_V2, QUERY_V2), "presigned": (QUERY_V2,), "off": ()}[self.settings.sigv2]
         if form not in allowed:
-            detail = "Signature Version 2 is not accepted here. Please use AWS4-HMAC-SHA256."
-            raise S3ErrorResponse(400, "InvalidRequest", detail, reason="sigv2")
+            raise not_accepted()
         return verify_v2(form, head, target, clients=self._clients, bucket_host=bucket_host, now=self._now())
 
     def _anonymous(self, head: RequestHead) -> Caller:
         if self.settings.anonymous == "pass":
             payload = head.value(PAYLOAD_FIELD)
-            return Caller(ANONYMOUS, None, payload if is_framed(payload) else "")
+            return Caller(ANONYMOUS, None, payload if payload in STREAMS else "")
         raise forbidden("AccessDenied", "Access Denied", reason="anonymous")
 
     def _signer_for(self, caller: Caller) -> Signer:
@@ -250,9 +253,7 @@ class Gateway:
     ) -> tuple[Admitted, RequestBody, UploadForm]:
         """Read and admit an upload form; return the PUT it stands for, with its body.
 
-        ``on_admitted`` is told of the PUT before the file is read.
-
-        Raises S3ErrorResponse: the policy's signature does not hold, or the form is not what it allows.
+        ``on_admitted`` is told of the PUT before the file is read. Raises S3ErrorResponse: the policy forbids it.
         """
         head, bucket = admitted.head, admitted.target.bucket
         reader = reader_for(head, stream)
@@ -279,7 +280,10 @@ class Gateway:
     def _identify_form(self, form: UploadForm, bucket: str) -> tuple[UploadForm, Caller, Policy | None]:
         if self.settings.auth == OPEN:
             return with_file_type(form), Caller(ANONYMOUS, None, UNSIGNED_PAYLOAD), None
-        return self._forms.identify(form, bucket, now=self._now())
+        allows_v2, allows_anonymous = self.settings.sigv2 != "off", self.settings.anonymous == "pass"
+        return identify(
+            form, bucket, self._verifier, allows_v2=allows_v2, allows_anonymous=allows_anonymous, now=self._now()
+        )
 
     def _admit_put(self, head: RequestHead, caller: Caller) -> Admitted:
         target = read_target(head.path, None)
@@ -290,10 +294,9 @@ class Gateway:
         return Admitted(head, target, caller, operation, self._signer_for(caller))
 
     def load(self, admitted: Admitted, stream: ClientStream, before_read: Callable[[], None]) -> RequestBody:
-        """Make the body ready that goes to a node; one that names buckets or has conditions is read here first.
+        """Make the body ready for a node; one that names buckets or has conditions is read here first.
 
-        Raises S3ErrorResponse: its framing is broken, it names a bucket that its sender may not use, or a condition
-        would not be kept.
+        Raises S3ErrorResponse: its framing is broken, or what it names or asks for is not allowed.
         """
         self.node_facts.check_conditions(admitted)
         load = self.loader.load(admitted, stream, before_read)
@@ -431,8 +434,8 @@ def _classify(head: RequestHead, target: Target) -> S3Operation:
 def _check_exact(operation: S3Operation, head: RequestHead, target: Target) -> None:
     """Refuse a request that a node may take for another operation than the checked one."""
     source = head.value(COPY_SOURCE).partition("?")[0].removeprefix("/")
-    if is_ambiguous_key(target.key) or is_ambiguous_key(source.partition("/")[2]):
-        raise S3ErrorResponse(400, "InvalidArgument", AMBIGUOUS_KEY_DETAIL, reason="name")
+    if AMBIGUOUS_KEY.search(target.key) or AMBIGUOUS_KEY.search(source.partition("/")[2]):
+        raise invalid(AMBIGUOUS_KEY_DETAIL, reason="name")
     if not is_exact(operation, head.method, target.parameters, key=target.key, headers=head.index):
         detail = "a key with limits may not send this: the query or a header does not belong to the operation"
-        raise S3ErrorResponse(501, "NotImplemented", f"{detail} {operation.name}", reason="inexact")
+        raise not_implemented(f"{detail} {operation.name}", reason="inexact")

@@ -1,28 +1,30 @@
-"""Metrics of the proxy: prometheus-client's registry, and the numbers of the stats page.
+"""What is told of requests: metrics, the numbers of the stats page, the access log, and less of equal log lines.
 
-prometheus-client is imported when the proxy starts. With several processes its files in a
-shared directory make one truth of them all.
+prometheus-client is imported when the proxy starts. Several processes share its files in one directory.
 """
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 import platform
 import threading
 import time
 from bisect import bisect_left
 from collections import Counter as Tally
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import accumulate
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate, pairwise
 from types import SimpleNamespace
 from typing import Any
 
 from s3pool import __version__
 from s3pool.endpoint import ENDPOINT_COUNTERS, FAILURES_METRIC
-from s3pool.model import Endpoint
-from s3pool.pool.node import CLOSED, HALF_OPEN, OPEN, Node
+from s3pool.errors import ConfigError
+from s3pool.model import format_iso_time
+from s3pool.pool.node import CLOSED, HALF_OPEN, OPEN
 from s3pool.proxy.request import CLIENT_GONE, RequestRecord
-from s3pool.proxy.service import ProxyPool
 
 LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 BOUNDS = (*map(str, LATENCY_BUCKETS), "+Inf")
@@ -85,65 +87,6 @@ PROCESS: dict[str, tuple[str, Callable[[Iterable[float]], float]]] = {
 Samples = list[tuple[tuple[str, ...], float]]  # the values of labels, and the metric's
 
 
-def node_record(node: Node, skews: Mapping[Endpoint, float]) -> dict[str, Any]:
-    """Return everything about one endpoint, ready for JSON."""
-    stats = node.counters.snapshot(node.endpoint.url, node.breaker.state, node.breaker.ejections)
-    return {
-        "endpoint": stats.endpoint,
-        "state": stats.state,
-        "health": _health(node),
-        "ejections": stats.ejections,
-        "hedges": stats.hedges,
-        "drained": node.is_draining,
-        "tier": node.priority,
-        "zone": node.endpoint.zone,
-        "weight": node.endpoint.weight,
-        "in_flight": node.in_flight,
-        "latency_ms": round(node.latency_s * 1000, 3),
-        "answers": stats.timed,
-        "answer_seconds": round(stats.seconds, 6),
-        "requests": stats.requests,
-        "failures": stats.failures,
-        "failure_kinds": stats.failure_kinds,
-        "connections": node.connections.counts.snapshot(),
-        "throttled": stats.throttled,
-        "retries": stats.retries,
-        "bytes_sent": stats.bytes_sent,
-        "bytes_received": stats.bytes_received,
-        "last_error": stats.last_error,
-        "clock_skew_s": skews.get(node.endpoint),
-    }
-
-
-def _health(node: Node) -> str:
-    """Return the state of a node in a word that people use."""
-    if node.is_draining:
-        return "draining" if node.in_flight else "drained"
-    if node.breaker.state == CLOSED:
-        return "up"
-    return "avoided" if node.breaker.state == HALF_OPEN or node.breaker.is_invited else "down"
-
-
-def stats_record(
-    pool: ProxyPool, *, requests: dict[str, dict[str, int]], connections: int, is_draining: bool
-) -> dict[str, Any]:
-    """Return the whole state, ready for JSON."""
-    loader = pool.gateway.loader
-    return {
-        "version": __version__,
-        "uptime_s": round(time.time() - pool.started, 1),
-        "draining": is_draining,
-        "auth": pool.gateway.settings.auth,
-        "connections": connections,
-        "pids": [os.getpid()],
-        "requests": requests,
-        "replay_memory": {"used": loader.budget.used, "size": loader.budget.size},
-        "spool": {"used": loader.disk.used, "size": loader.disk.size},
-        "retrying": pool.gateway.forwarder.budget.retrying,
-        "endpoints": [node_record(node, pool.clock_skews) for node in pool.nodes],
-    }
-
-
 def gauges(record: Mapping[str, Any]) -> dict[str, Samples]:
     """Return the samples that are no counters of this process, by metric; ``record`` is the state of all processes."""
     rows = [(row["endpoint"], row) for row in record["endpoints"]]
@@ -171,17 +114,8 @@ def gauges(record: Mapping[str, Any]) -> dict[str, Samples]:
     return own
 
 
-def is_ready(nodes: Iterable[Node]) -> bool:
-    """Return whether a node is there that would take a request."""
-    return any(not node.is_draining and (node.breaker.state != OPEN or node.breaker.is_trial_due()) for node in nodes)
-
-
 class Metrics:
-    """Counters of one proxy process; safe for many threads.
-
-    ``multiprocess_dir`` is where prometheus-client keeps the counters of all processes; it
-    must be in the environment (PROMETHEUS_MULTIPROC_DIR) before the first one is made.
-    """
+    """Counters of one process; safe for many threads. Several share files in PROMETHEUS_MULTIPROC_DIR, set before."""
 
     def __init__(self, *, multiprocess: bool = False) -> None:
         from prometheus_client import CollectorRegistry, Counter, Gauge
@@ -350,3 +284,155 @@ class _RequestSums:
         if record.first_byte_s:
             self.first_bytes[bisect_left(LATENCY_BUCKETS, record.first_byte_s)] += 1
             self.first_byte_s += record.first_byte_s
+
+
+LOGGED = (
+    *("client", "access_key", "method", "op", "bucket", "key", "status", "code", "bytes_in", "bytes_out", "endpoint"),
+    *("tries", "resumes", "replays"),
+)
+TIMED = ("auth", "first_byte", "total")
+LOGGED_LAST = ("end", "request_id", "backend_request_id")
+LOG_MODE = 0o640
+MAX_KEY_LENGTH = 1024  # S3 has no longer keys, and a line no more room for a stranger
+
+
+class AccessLog:
+    """A file, or standard output, to which whole lines are appended."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        # Guards the descriptor while it is exchanged; a line is one write, which needs no lock.
+        self._lock = threading.Lock()
+        self._fd = _open(path)
+
+    def write(self, record: RequestRecord) -> None:
+        """Append the line of one request. On a full disk the line is lost."""
+        with self._lock:
+            try:
+                os.write(self._fd, _line(record))
+            except OSError:
+                return
+
+    def reopen(self) -> None:
+        """Reopen the file after log rotation. Raises ConfigError: it cannot be opened; the old one stays."""
+        fd = _open(self._path)
+        with self._lock:
+            old, self._fd = self._fd, fd
+        os.close(old)
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._fd)
+
+
+def _line(record: RequestRecord) -> bytes:
+    """Return the line of one request. It holds no signature, no token and no secret."""
+    told: dict[str, object] = {"time": format_iso_time(time.time())}
+    told |= {name: getattr(record, name) for name in LOGGED}
+    told["key"] = record.key[:MAX_KEY_LENGTH]
+    told |= {f"{name}_ms": round(getattr(record, f"{name}_s") * 1000, 3) for name in TIMED}
+    told |= {name: getattr(record, name) for name in LOGGED_LAST}
+    return json.dumps(told).encode() + b"\n"
+
+
+def _open(path: str) -> int:
+    if path == "-":
+        return os.dup(1)
+    try:
+        return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, LOG_MODE)
+    except OSError as exc:
+        raise ConfigError(f"cannot write the access log {path}: {exc.strerror}") from exc
+
+
+LINES = 20  # of one kind
+PERIOD_S = 10.0
+
+
+class LogLimit(logging.Filter):
+    """Passes the first lines of a kind in each period, and says in the next one how many it held back."""
+
+    def __init__(self, *, now: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._now = now
+        # Guards the counts: the start of the period and the lines in it, by the text before its values are filled in.
+        self._lock = threading.Lock()
+        self._counts: dict[tuple[str, str], tuple[float, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether a line is to be written."""
+        kind, now = (record.name, str(record.msg)), self._now()
+        with self._lock:
+            since, count = self._counts.get(kind, (now, 0))
+            held_back = 0
+            if now - since >= PERIOD_S:
+                since, count, held_back = now, 0, max(count - LINES, 0)
+            self._counts[kind] = since, count + 1
+        if held_back:
+            record.msg, record.args = f"{record.getMessage()} ({held_back} lines like this were left out)", ()
+        return count < LINES
+
+
+def limit_log() -> None:
+    """Limit the lines of this process."""
+    for handler in logging.getLogger("s3pool").handlers:
+        if not any(isinstance(known, LogLimit) for known in handler.filters):
+            handler.addFilter(LogLimit())
+
+
+Record = Mapping[str, Any]
+
+Sums = Mapping[str, tuple[float, ...]]
+
+Points = list[tuple[float, float | None]]  # seconds ago, and the value then where there is one
+
+EVERY_S = 10.0
+
+SAMPLES = 60
+
+SPAN_S = EVERY_S * SAMPLES
+
+POOL = ""  # the sums of all requests, beside those of each endpoint
+
+
+class PoolHistory:
+    """Sums of the last ten minutes, one sample every ten seconds; used by one thread and read by others."""
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
+        self._samples: deque[tuple[float, Sums]] = deque(maxlen=SAMPLES + 1)
+
+    def tick(self, stats: Callable[[], Record]) -> None:
+        """Take a sample, if one is due."""
+        now = self._now()
+        if not self._samples or now - self._samples[-1][0] >= EVERY_S:
+            self._samples.append((now, sums_of(stats())))
+
+    def points(self, name: str, value: Callable[[Sequence[float], float], float | None]) -> Points:
+        """Return a value of each step, made of what its sums grew by and its seconds; None where they were reset."""
+        now, found = self._now(), []
+        for (since, before), (until, after) in pairwise(tuple(self._samples)):
+            ended, begun = after.get(name), before.get(name)
+            if now - until > SPAN_S or ended is None:
+                continue
+            grown = [new - old for new, old in zip(ended, begun or ended, strict=True)]
+            is_known = begun is not None and min(grown) >= 0
+            found.append((now - until, value(grown, until - since) if is_known else None))
+        return found
+
+
+def sums_of(record: Record) -> Sums:
+    """Return what only grows: requests, errors and first bytes of all; requests, failures, answers of each node."""
+    by_status, by_time = record["requests"]["by_status"], record["requests"]["by_first_byte"]
+    total = (sum(by_status.values()), by_status.get("5xx", 0), *by_time.values())
+    members = ("requests", "failures", "answers", "answer_seconds")
+    return {POOL: total, **{row["endpoint"]: tuple(row[each] for each in members) for row in record["endpoints"]}}
+
+
+def quantile(counts: Sequence[float], bounds: Sequence[float], share: float) -> float | None:
+    """Return the value below which that share lies, as Prometheus' histogram_quantile does; None for no counts."""
+    rank, below, lower = sum(counts) * share, 0.0, 0.0
+    for count, bound in zip(counts, bounds, strict=False):
+        if count and below + count >= rank:
+            return lower + (bound - lower) * (rank - below) / count
+        below, lower = below + count, bound
+    return lower if rank else None

@@ -78,9 +78,7 @@ def asks_for_health(head: RequestHead) -> bool:
 def answer_health(
     stream: ClientStream, record: RequestRecord, head: RequestHead, *, is_draining: bool, is_ready: bool = True
 ) -> bool:
-    """Answer a question about this process's health; return whether the connection can go on.
-
-    MinIO's paths, but for the one that asks for life alone, ask also whether a node is usable.
+    """Answer a question about health; return whether the connection can go on. MinIO's ask for nodes, but for /live.
 
     Raises S3ErrorResponse: the process is on its way out or has no node, or the question has a body.
     """
@@ -104,10 +102,7 @@ LOCATION = re.compile(rb"(<Location>)(https?://)?([^<>/]*)(/[^<>]*)?(?=</Locatio
 
 
 class LocationRewriter:
-    """A CompleteMultipartUpload response with the proxy's host in its Location.
-
-    Blanks before the document, with which a node keeps its client waiting, pass at once.
-    """
+    """A CompleteMultipartUpload response with the proxy's host in its Location; blanks before it pass at once."""
 
     def __init__(self, stream: BodyStream, *, node: str, scheme: str, host: str) -> None:
         self._stream = stream
@@ -373,10 +368,7 @@ def _span(response: Response) -> tuple[int, int, int] | None:
 def answer_head(
     head: RequestHead, said: Response | Head, *, length: int | None, keep_alive: bool, chunked: bool
 ) -> bytes:
-    """Return the response head: the node's end-to-end fields and our framing.
-
-    ``length`` is the body's, None when it is not known.
-    """
+    """Return the response head: the node's end-to-end fields and our framing; ``length`` is None if unknown."""
     headers, lines = said.headers, said.lines
     # The names of a head as it was read stand in the order of its lines, unless one is repeated.
     in_order = isinstance(said, Head) and len(headers) == len(lines)

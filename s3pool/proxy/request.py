@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from urllib.parse import quote, unquote_to_bytes
 
-from s3pool.proxy.errors import S3ErrorResponse, malformed
+from s3pool.proxy.errors import S3ErrorResponse, invalid, malformed
 from s3pool.record import dataclass, replace
 from s3pool.s3.signing import UNRESERVED, canonical_path
 from s3pool.units import word_set
@@ -120,10 +120,7 @@ class RequestHead:
 
 
 def parse_head(block: bytes, look_for_client: Callable[[], None] = assume_present) -> RequestHead:
-    """Parse a request head without its final blank line.
-
-    Raises S3ErrorResponse: it is not HTTP/1.0 or 1.1, too large, or asks for what this proxy does not do.
-    """
+    """Parse a head without its final blank line. Raises S3ErrorResponse: it is malformed, too large, or not served."""
     first, _, rest = block.partition(b"\r\n")
     line = REQUEST_LINE.fullmatch(first)
     if line is None:
@@ -275,7 +272,7 @@ CONTROL = re.compile("%(?:0[0-8A-F]|1[0-9A-F]|7F)")  # in canonical spelling
 
 @dataclass(slots=True)  # not frozen: one is made for every request
 class Target:
-    """A request's aim. ``path`` is path-style and canonical; ``pairs`` are encoded, in order.
+    """A request's aim: ``path`` is path-style and canonical; ``pairs`` are encoded, in order.
 
     A pair is (name, value, whether there was a ``=``): some sub-resources come bare.
     """
@@ -316,10 +313,7 @@ class Target:
 
 
 def read_target(path: str, query: str | None, *, bucket_host: str = "") -> Target:
-    """Read a raw target; ``bucket_host`` is the bucket that the Host field names.
-
-    Raises S3ErrorResponse: the bucket's name hides a slash, or there is none before a key.
-    """
+    """Read a raw target; ``bucket_host`` is the Host's bucket. Raises S3ErrorResponse: it names no bucket clearly."""
     path = f"/{bucket_host}{path}" if bucket_host else path
     plain = PLAIN_TARGET.fullmatch(path) if query is None else None
     if plain is not None:
@@ -333,7 +327,7 @@ def read_target(path: str, query: str | None, *, bucket_host: str = "") -> Targe
     pairs = tuple([_pair(text) for text in query.split("&") if text]) if query else ()
     if any(CONTROL.search(value) and name.lower().startswith("response-") for name, value, _ in pairs):
         # RGW writes it into the answer's head as it stands, which breaks the head.
-        raise S3ErrorResponse(400, "InvalidArgument", "a header of the answer may not hold control characters")
+        raise invalid("a header of the answer may not hold control characters")
     if len({name for name, _, _ in pairs}) < len(pairs):
         # MinIO signs equal names as they come, others by their values: in this order both are the same.
         pairs = tuple(sorted(pairs))
@@ -370,10 +364,7 @@ CLIENT_GONE = "client gone"
 
 
 class RequestRecord:
-    """What happened to one request, filled in as it goes. Times are in seconds.
-
-    What nobody fills in stays the class's own: most requests set a few of these.
-    """
+    """What happened to one request, in seconds. Most set a few of these; the rest stays the class's own."""
 
     method = ""
     access_key = ""

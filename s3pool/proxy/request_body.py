@@ -7,10 +7,11 @@ from collections.abc import Callable
 
 from s3pool.body import EMPTY_BODY, EMPTY_SHA256, Body
 from s3pool.proxy.auth import ANONYMOUS, HEX_HASH, SIGNED_STREAM, SIGNED_STREAM_TRAILER, UNSIGNED_STREAM_TRAILER, Caller
-from s3pool.proxy.bodies import SPARE_BYTES, Buffers, ByteBudget, ClientBody, HashCheck, LengthReader, Spool, Spooled
+from s3pool.proxy.bodies import SPARE_BYTES, Buffers, ClientBody, HashCheck, LengthReader, Read, Spool, Spooled
 from s3pool.proxy.chunked import CHARACTERS, CHECKSUM_PREFIX, AwsChunkedReader, ChunkedReader
 from s3pool.proxy.errors import S3ErrorResponse
-from s3pool.proxy.node_request import Fields, is_framed
+from s3pool.proxy.forward import Fields
+from s3pool.proxy.limits import ByteBudget
 from s3pool.proxy.operations import S3Operation
 from s3pool.proxy.request import RequestHead, Target
 from s3pool.proxy.settings import ProxySettings
@@ -83,7 +84,6 @@ SMALL_BODY_BYTES = 256 * 1024
 BODY_NEEDED = frozenset({"PutObject", "UploadPart", "AppendObject"})  # nodes do not take silence for an empty one
 
 Reader = LengthReader | ChunkedReader
-Read = Callable[[memoryview], int]
 
 
 @dataclass(slots=True)  # not frozen: one is made for every request
@@ -133,15 +133,12 @@ class BodyLoader:
         self._buffers = Buffers(min(SPARE_BYTES, settings.replay_memory))
 
     def load(self, admitted: Admitted, stream: ClientStream, before_read: Callable[[], None]) -> RequestBody:
-        """Return the body for a node; only a body without a length is read here.
-
-        Raises S3ErrorResponse: its length is not known and it is large, or its framing is broken.
-        """
+        """Return the body for a node; one without a length is read here. Raises S3ErrorResponse: it cannot be taken."""
         head = admitted.head
         has_length = bool(head.values("content-length"))
         guards = self._settings.verify_body and HEX_HASH.fullmatch(admitted.caller.payload) is not None
         if head.length == 0:
-            if admitted.signer is not None and is_framed(admitted.caller.payload):
+            if admitted.signer is not None and admitted.caller.is_framed:
                 # Even an empty content has a last chunk: without it nothing says that it is all.
                 raise S3ErrorResponse(400, "IncompleteBody", "the aws-chunked body is missing", reason="chunk")
             if not has_length and admitted.operation.name in BODY_NEEDED:  # it would empty the object
@@ -268,10 +265,7 @@ class BodyLoader:
     def collected(
         self, read: Read, reader: Reader, *, limit: int | None = None, too_large: S3ErrorResponse | None = None
     ) -> RequestBody:
-        """Read a body of unknown length to its end, into memory or onto the disk.
-
-        Raises S3ErrorResponse: it is too large, or there is no room for it.
-        """
+        """Read a body of unknown length into memory or a file. Raises S3ErrorResponse: there is no room for it."""
         spooled = self.spool.collect(read, limit=limit, too_large=too_large)
         return RequestBody(spooled.body, reader, spooled.length, spooled=spooled)
 
@@ -313,9 +307,8 @@ def _decoder(admitted: Admitted, reader: Reader, length: int, memory: ByteBudget
 def _decoded_length(head: RequestHead) -> int:
     text = head.value("x-amz-decoded-content-length")
     if DECODED_LENGTH.fullmatch(text) is None or len(head.values("x-amz-decoded-content-length")) > 1:
-        raise S3ErrorResponse(
-            411, "MissingContentLength", "x-amz-decoded-content-length is missing or malformed", closes=True
-        )
+        detail = "x-amz-decoded-content-length is missing or malformed"
+        raise S3ErrorResponse(411, "MissingContentLength", detail, closes=True)
     return int(text)
 
 

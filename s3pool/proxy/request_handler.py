@@ -11,19 +11,18 @@ from s3pool.errors import S3PoolError, TransportError
 from s3pool.model import Response
 from s3pool.pool.exchange import Answer, Exchange, NeedsThread
 from s3pool.pool.http1 import Head
-from s3pool.proxy.access_log import AccessLog
 from s3pool.proxy.bodies import ClientBody
-from s3pool.proxy.client_address import client_of
-from s3pool.proxy.clients import Rule, Ticket
+from s3pool.proxy.clients import client_of
 from s3pool.proxy.errors import ClientGoneError, S3ErrorResponse, unavailable
 from s3pool.proxy.forms import UploadForm
-from s3pool.proxy.forward import Attempts, Begun, refusal_for
+from s3pool.proxy.forward import Attempts, Begun, NodeRequest, refusal_for
 from s3pool.proxy.gateway import Gateway
-from s3pool.proxy.metrics import Metrics, is_ready
-from s3pool.proxy.node_request import NodeRequest
+from s3pool.proxy.limits import Rule, Ticket
+from s3pool.proxy.metrics import AccessLog, Metrics
 from s3pool.proxy.relay import WHOLE_BYTES, Relay, answer_head, answer_health, asks_for_health, refuse
 from s3pool.proxy.request import CLIENT_GONE, Index, RequestHead, RequestRecord, parse_head
 from s3pool.proxy.request_body import Admitted, RequestBody
+from s3pool.proxy.service import is_ready
 from s3pool.proxy.stream import ClientStream
 from s3pool.s3.documents import parse_error
 

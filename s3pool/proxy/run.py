@@ -17,16 +17,13 @@ from typing import Any, NamedTuple
 
 from s3pool.config.options import Config
 from s3pool.errors import S3PoolError
-from s3pool.proxy.access_log import AccessLog, limit_log
 from s3pool.proxy.admin import AdminActions, AdminServer, admin_rules
-from s3pool.proxy.admin_page import PoolHistory
-from s3pool.proxy.clients import RateMeter
 from s3pool.proxy.gateway import Gateway
-from s3pool.proxy.metrics import Metrics, gauges, is_ready, stats_record
-from s3pool.proxy.readers import OFF, Address
+from s3pool.proxy.limits import RateMeter
+from s3pool.proxy.metrics import AccessLog, Metrics, PoolHistory, gauges, limit_log
 from s3pool.proxy.server import ProxyServer, server_context
-from s3pool.proxy.service import ProxyPool, open_gateway, raise_limit
-from s3pool.proxy.settings import ProxySettings
+from s3pool.proxy.service import ProxyPool, is_ready, open_gateway, raise_limit
+from s3pool.proxy.settings import OFF, Address, ProxySettings
 
 logger = logging.getLogger(__name__)
 
@@ -209,9 +206,8 @@ class Proxy:
 
     def stats(self) -> dict[str, Any]:
         """Return the whole state, ready for JSON."""
-        own = stats_record(
-            self.pool, requests=self.metrics.summary(), connections=self.connections, is_draining=self.is_draining
-        )
+        counts = self.metrics.summary()
+        own = self.pool.stats(requests=counts, connections=self.connections, is_draining=self.is_draining)
         return self.merge(own)
 
     def set_drained(self, url: str, drained: bool) -> int:

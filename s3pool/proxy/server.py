@@ -21,16 +21,14 @@ from socketserver import BaseRequestHandler
 from typing import Any
 
 from s3pool.errors import ConfigError
-from s3pool.proxy.access_log import AccessLog
-from s3pool.proxy.client_address import ProxyProtocolError, is_trusted, plain_address, read_header
+from s3pool.proxy.clients import ProxyProtocolError, is_trusted, plain_address, read_header
 from s3pool.proxy.errors import unavailable
 from s3pool.proxy.event_loop import IS_POSSIBLE, Connection, EventLoop, ThreadCache
 from s3pool.proxy.gateway import Gateway
-from s3pool.proxy.metrics import Metrics
-from s3pool.proxy.readers import Address
+from s3pool.proxy.metrics import AccessLog, Metrics
 from s3pool.proxy.request import Index, RequestRecord
 from s3pool.proxy.service import clients_within
-from s3pool.proxy.settings import ProxySettings
+from s3pool.proxy.settings import Address, ProxySettings
 from s3pool.proxy.stream import ClientStream
 
 logger = logging.getLogger(__name__)
@@ -48,6 +46,31 @@ STRANGER_S = 1e9  # a connection that asked for nothing with a key makes room be
 REGULAR, EXCESS = "regular", "excess"
 
 
+class Listener(ThreadingHTTPServer):
+    """A server that can be reached at an address. Raises ConfigError: it cannot listen there, ``whom`` it is for."""
+
+    daemon_threads = True
+    block_on_close = False
+    allow_reuse_address = True
+
+    def __init__(self, address: Address, handler: type[BaseRequestHandler], *, whom: str = "") -> None:
+        self.address_family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+        place: Any = address.host, address.port
+        try:
+            if address.path:
+                self.address_family, place = socket.AF_UNIX, address.path
+                remove_dead_socket(address.path)
+            super().__init__(place, handler)
+        except OSError as exc:
+            raise ConfigError(f"cannot listen on {address}{whom}: {exc.strerror or exc}") from exc
+
+    def server_bind(self) -> None:
+        """Bind without asking a name server for our own name."""
+        socketserver.TCPServer.server_bind(self)
+        if self.address_family != socket.AF_UNIX:
+            self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
+
+
 class ConnectionHandler(BaseRequestHandler):
     """Serves one connection in a thread, for as long as it needs one."""
 
@@ -56,7 +79,7 @@ class ConnectionHandler(BaseRequestHandler):
         self.request.serve()
 
 
-class ProxyServer(ThreadingHTTPServer):
+class ProxyServer(Listener):
     """Accepts connections up to a bound, serves them in an event loop or in threads, and ends without losing any.
 
     http.server listens, accepts and runs the handler; every byte of HTTP is read by our own
@@ -64,17 +87,13 @@ class ProxyServer(ThreadingHTTPServer):
     do; those with TLS have one throughout. ``gateway`` and ``tls`` may be replaced while it runs.
     """
 
-    daemon_threads = True
-    block_on_close = False
     request_queue_size = BACKLOG
-    allow_reuse_address = True
 
     def __init__(
         self, address: Address, gateway: Gateway, *, metrics: Metrics, log: AccessLog | None, tls: ssl.SSLContext | None
     ) -> None:
         self._path = address.path
         self._bound_path = ""
-        self.address_family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
         self.allow_reuse_port = gateway.settings.processes > 1
         self.gateway = gateway
         self.metrics = metrics
@@ -94,24 +113,15 @@ class ProxyServer(ThreadingHTTPServer):
         self._all_gone.set()
         self._thread_cache = ThreadCache("s3pool-proxy")
         self._loop: EventLoop | None = None
-        try:
-            if address.path:
-                self.address_family = socket.AF_UNIX
-                remove_dead_socket(address.path)
-            place = address.path or (address.host, address.port)
-            super().__init__(place, ConnectionHandler)  # type: ignore[arg-type]
-        except OSError as exc:
-            raise ConfigError(f"cannot listen on {address}: {exc.strerror or exc}") from exc
+        super().__init__(address, ConnectionHandler)
 
     def server_bind(self) -> None:
-        """Bind without asking a name server for our own name."""
+        """Bind, several processes to the one port; accepting never waits."""
         if self.allow_reuse_port:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        socketserver.TCPServer.server_bind(self)
+        super().server_bind()
         self.socket.setblocking(False)
         self._bound_path = self._path
-        if not self._path:
-            self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
 
     def server_close(self) -> None:
         """Stop listening; a UNIX socket's name goes with it."""
@@ -422,11 +432,7 @@ def remove_dead_socket(path: str) -> None:
 
 
 def server_context(settings: ProxySettings) -> ssl.SSLContext | None:
-    """Return the listener's TLS, None for plain HTTP.
-
-    Raises:
-        ConfigError: a certificate, key or authority cannot be read, or they do not belong together.
-    """
+    """Return the listener's TLS, None for plain HTTP. Raises ConfigError: a file is unfit, or they do not fit."""
     if not settings.tls_cert:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import resource
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
+from s3pool import __version__
 from s3pool.config.files import parse_yaml, read_source
 from s3pool.config.options import DEFAULT_ORIGIN, Config
 from s3pool.dialect import HABITS, MINIO_NAME, RGW_NAME
 from s3pool.errors import ConfigError
 from s3pool.model import Credentials, Endpoint, Request
 from s3pool.pool.health import HealthChecker, ProbePlan
-from s3pool.pool.node import Node
+from s3pool.pool.node import CLOSED, HALF_OPEN, Node
+from s3pool.pool.node import OPEN as TRIPPED
 from s3pool.pool.retry import RetryPolicy
 from s3pool.pool.transport import Transport
-from s3pool.proxy.clients import BucketLimits, Client, RateMeter, pool_client, read_bucket_limits, read_clients
-from s3pool.proxy.forward import FairSlots, Forwarder
+from s3pool.proxy.clients import Client, pool_client, read_clients
+from s3pool.proxy.forward import Forwarder, head_of
 from s3pool.proxy.gateway import OPEN, VERIFY, Gateway
-from s3pool.proxy.node_request import head_of
+from s3pool.proxy.limits import BucketLimits, FairSlots, RateMeter, read_bucket_limits
 from s3pool.proxy.settings import DEFAULT_TRIES, ProxySettings
 from s3pool.record import dataclass, replace
 from s3pool.s3.signing import KeyProvider
@@ -77,10 +81,7 @@ class OpenGateway:
 
 
 def open_gateway(config: Config, settings: ProxySettings, meter: RateMeter | None = None) -> OpenGateway:
-    """Build a gateway from the configuration, without connecting; ``meter`` counts limits.
-
-    Raises ConfigError: endpoints, keys or clients are missing, or a file is unfit.
-    """
+    """Build a gateway without connecting; ``meter`` counts limits. Raises ConfigError: a setting is unfit."""
     pool = keys_of(config)
     clients, bucket_limits = load_clients(config, settings, pool)
     if settings.auth == VERIFY and not clients and settings.anonymous == "deny":
@@ -173,10 +174,7 @@ def probe_plan(settings: ProxySettings) -> ProbePlan:
 def load_clients(
     config: Config, settings: ProxySettings, pool: Credentials | KeyProvider | None
 ) -> tuple[Mapping[str, Client], BucketLimits]:
-    """Return all clients by access key (the pool's own pair, the configuration's, the file's), and buckets' limits.
-
-    Raises ConfigError: an entry is unfit, or a key is in both lists.
-    """
+    """Return all clients by access key, the pool's own pair among them, and buckets' limits. Raises ConfigError."""
     own = config.credentials
     clients = {own.access_key: pool_client(own, pool or own)} if own is not None else {}
     clients |= read_clients(settings.clients, pool, where="proxy.clients")
@@ -204,17 +202,12 @@ class ProxyPool:
         self._lock = threading.Lock()
         self._opened = opened
         self._probes = False
-        self.started = time.time()
+        self._started = time.time()
 
     @property
     def gateway(self) -> Gateway:
         """Return the gateway in force."""
         return self._opened.gateway
-
-    @property
-    def clock_skews(self) -> Mapping[Endpoint, float]:
-        """Return the clock offset of each node, as the probes measured it."""
-        return self._opened.checker.clock_offsets_s
 
     @property
     def nodes(self) -> tuple[Node, ...]:
@@ -227,10 +220,7 @@ class ProxyPool:
         self._opened.checker.start()
 
     def exchange(self, opened: OpenGateway, *, publish: Callable[[Gateway], None]) -> None:
-        """Put another configuration in force; requests at work finish on the old one.
-
-        Nodes that are drained stay so.
-        """
+        """Put another configuration in force; requests at work finish on the old one, drained nodes stay so."""
         drained = {node.endpoint for node in self.nodes if node.is_draining}
         for node in opened.session.nodes:
             node.is_draining = node.endpoint in drained
@@ -255,3 +245,67 @@ class ProxyPool:
     def close(self) -> None:
         """Stop watching, and close all connections."""
         self._opened.close()
+
+    def stats(self, *, requests: dict[str, dict[str, int]], connections: int, is_draining: bool) -> dict[str, Any]:
+        """Return the whole state, ready for JSON."""
+        gateway, skews = self.gateway, self._opened.checker.clock_offsets_s
+        memory, disk = gateway.loader.budget, gateway.loader.disk
+        return {
+            "version": __version__,
+            "uptime_s": round(time.time() - self._started, 1),
+            "draining": is_draining,
+            "auth": gateway.settings.auth,
+            "connections": connections,
+            "pids": [os.getpid()],
+            "requests": requests,
+            "replay_memory": {"used": memory.used, "size": memory.size},
+            "spool": {"used": disk.used, "size": disk.size},
+            "retrying": gateway.forwarder.budget.retrying,
+            "endpoints": [_node_record(node, skews) for node in self.nodes],
+        }
+
+
+def _node_record(node: Node, skews: Mapping[Endpoint, float]) -> dict[str, Any]:
+    """Return everything about one endpoint, ready for JSON."""
+    stats = node.counters.snapshot(node.endpoint.url, node.breaker.state, node.breaker.ejections)
+    return {
+        "endpoint": stats.endpoint,
+        "state": stats.state,
+        "health": _health(node),
+        "ejections": stats.ejections,
+        "hedges": stats.hedges,
+        "drained": node.is_draining,
+        "tier": node.priority,
+        "zone": node.endpoint.zone,
+        "weight": node.endpoint.weight,
+        "in_flight": node.in_flight,
+        "latency_ms": round(node.latency_s * 1000, 3),
+        "answers": stats.timed,
+        "answer_seconds": round(stats.seconds, 6),
+        "requests": stats.requests,
+        "failures": stats.failures,
+        "failure_kinds": stats.failure_kinds,
+        "connections": node.connections.counts.snapshot(),
+        "throttled": stats.throttled,
+        "retries": stats.retries,
+        "bytes_sent": stats.bytes_sent,
+        "bytes_received": stats.bytes_received,
+        "last_error": stats.last_error,
+        "clock_skew_s": skews.get(node.endpoint),
+    }
+
+
+def _health(node: Node) -> str:
+    """Return the state of a node in a word that people use."""
+    if node.is_draining:
+        return "draining" if node.in_flight else "drained"
+    if node.breaker.state == CLOSED:
+        return "up"
+    return "avoided" if node.breaker.state == HALF_OPEN or node.breaker.is_invited else "down"
+
+
+def is_ready(nodes: Iterable[Node]) -> bool:
+    """Return whether a node is there that would take a request."""
+    return any(
+        not node.is_draining and (node.breaker.state != TRIPPED or node.breaker.is_trial_due()) for node in nodes
+    )

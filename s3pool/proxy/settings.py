@@ -1,40 +1,187 @@
-"""The proxy's options: one table gives flags, keys of the ``proxy:`` section, and their values."""
+"""The proxy's options: how each is written, and one table of flags, keys of the ``proxy:`` section, and defaults."""
 
 from __future__ import annotations
 
+import ipaddress
 import os
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from s3pool.config.options import Option, Options, Setting
+from s3pool.config.values import parse_bool, parse_endpoints, parse_text
 from s3pool.endpoint import Endpoint
 from s3pool.errors import ConfigError
-from s3pool.proxy.readers import (
-    ANONYMOUS_MODES,
-    AUTH_MODES,
-    OFF,
-    SIGV2_MODES,
-    TRAILER_MODES,
-    Address,
-    Network,
-    parse_address,
-    parse_admin_address,
-    parse_bytes,
-    parse_count_from,
-    parse_domains,
-    parse_log,
-    parse_networks,
-    parse_path,
-    parse_probe,
-    parse_seconds,
-    parse_share,
-    parse_sticky,
-    parse_switch,
-    parse_tiers,
-    parse_wait,
-    parse_word,
-)
-from s3pool.units import GIB, KIB, MIB
+from s3pool.record import dataclass
+from s3pool.units import GIB, KIB, MIB, parse_duration, parse_size
+
+PROBES = ("auto", "minio", "rgw", "s3", "tcp")
+OFF = "off"
+LOOPBACK = ("127.", "::1", "localhost")
+MAX_PORT = 65535
+UNIX = "unix:"
+MAX_UNIX_PATH_BYTES = 107  # of sockaddr_un on Linux
+PERCENT = 100.0
+UNLIMITED = float("inf")
+
+T = TypeVar("T")
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A host and a port to listen on; ``host`` has no brackets, or is ``unix:`` and the path of a socket."""
+
+    host: str
+    port: int
+
+    @property
+    def path(self) -> str:
+        """Return the path of a UNIX socket; empty for an address of the network."""
+        return self.host.removeprefix(UNIX) if self.host.startswith(UNIX) else ""
+
+    @property
+    def is_loopback(self) -> bool:
+        """Return whether only this machine can reach the address."""
+        return self.host.startswith((*LOOPBACK, UNIX))
+
+    def url(self, *, is_tls: bool) -> str:
+        """Return the URL that clients use as their endpoint."""
+        return str(self) if self.path else f"{'https' if is_tls else 'http'}://{self}"
+
+    def __str__(self) -> str:
+        if self.path:
+            return self.host
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def parse_address(value: object) -> Address:
+    """Read ``host:port``, ``[::1]:port``, ``:port``, a port alone, or ``unix:/path``."""
+    text = str(value)
+    if text.startswith(UNIX):
+        path = text.removeprefix(UNIX)
+        if not path.startswith("/") or len(os.fsencode(path)) > MAX_UNIX_PATH_BYTES:
+            raise ConfigError(f"{text!r} is no socket: write unix:/path, of {MAX_UNIX_PATH_BYTES} bytes at most")
+        return Address(text, 0)
+    host, _, port = text.rpartition(":")
+    if not port.isdecimal() or int(port) > MAX_PORT or (":" in host and not host.startswith("[")):
+        raise ConfigError(f"{text!r} is no address; write host:port")
+    return Address(host.strip("[]") or "0.0.0.0", int(port))
+
+
+def parse_admin_address(value: object) -> Address | None:
+    """Read ``host:port``, or ``off`` as None."""
+    # YAML reads a bare off as false.
+    address = None if value is False or value == OFF else parse_address(value)
+    if address is not None and address.path:
+        raise ConfigError("must be host:port or off")
+    return address
+
+
+def parse_word(*allowed: str) -> Callable[[object], str]:
+    """Return a parser of one of a few words; YAML reads a bare ``off`` and ``on`` as truth values."""
+
+    def read(value: object) -> str:
+        text = OFF if value is False else "on" if value is True else str(value)
+        if text not in allowed:
+            raise ConfigError(f"must be {', '.join(allowed)}, not {text!r}")
+        return text
+
+    return read
+
+
+def parse_count_from(least: int) -> Callable[[object], int]:
+    """Return a parser of whole numbers from ``least`` on."""
+
+    def read(value: object) -> int:
+        if isinstance(value, bool) or not str(value).isdecimal() or int(str(value)) < least:
+            raise ConfigError(f"must be a whole number from {least} on, not {value!r}")
+        return int(str(value))
+
+    return read
+
+
+def parse_seconds(value: object) -> float:
+    """Read a number of seconds, or a duration such as ``2m``."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return float(str(value)) if is_number else parse_duration(str(value))
+
+
+def parse_bytes(value: object) -> int:
+    """Read a number of bytes, or a size such as ``16MiB``."""
+    return value if isinstance(value, int) and not isinstance(value, bool) else parse_size(str(value))
+
+
+def parse_log(value: object) -> str:
+    """Read the name of a log file, ``-`` or ``off``."""
+    return OFF if value is False else parse_text(value)
+
+
+def parse_share(value: object) -> float:
+    """Read a percentage as a fraction; ``off`` is no limit."""
+    if value is False or value == OFF:
+        return UNLIMITED
+    text = str(value).removesuffix("%")
+    if isinstance(value, bool) or not text.isdecimal():
+        raise ConfigError(f"must be a percentage such as 20%, or off, not {value!r}")
+    return int(text) / PERCENT
+
+
+def parse_probe(value: object) -> str:
+    """Read the kind of a probe, or its path."""
+    text = str(value)
+    is_path = text.startswith("/") and text.isascii() and text.isprintable() and " " not in text
+    if text not in PROBES and not is_path:
+        raise ConfigError(f"must be {', '.join(PROBES)} or a path such as /health, not {text!r}")
+    return text
+
+
+def parse_wait(value: object) -> float:
+    """Read a duration above 0."""
+    seconds = parse_seconds(value)
+    if seconds <= 0:
+        raise ConfigError("must be longer than 0 s")
+    return seconds
+
+
+def parse_networks(value: object) -> tuple[Network, ...]:
+    """Read networks from a text with commas, or a list of such texts."""
+    words = [value] if isinstance(value, str) else value
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise ConfigError("must be a network such as 10.0.0.0/8, or a list of them")
+    return tuple(ipaddress.ip_network(part.strip()) for word in words for part in word.split(","))
+
+
+def parse_domains(value: object) -> tuple[str, ...]:
+    """Read a name or a list of names, in lower case."""
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, list) or not all(isinstance(name, str) and name.strip(".") for name in names):
+        raise ConfigError("must be a name or a list of names")
+    return tuple(name.strip(".").lower() for name in names)
+
+
+def parse_tiers(value: object) -> tuple[tuple[Endpoint, ...], ...]:
+    """Read a list of lists of endpoints."""
+    if not isinstance(value, list) or not all(isinstance(tier, list) and tier for tier in value):
+        raise ConfigError("must be a list of lists of endpoints, the preferred one first")
+    return tuple(parse_endpoints(tier) for tier in value)
+
+
+def parse_sticky(value: object) -> str:
+    """Read ``key``, or ``off`` as ""."""
+    return "" if value in (False, OFF) else parse_word("key")(value)
+
+
+def _one_of(words: tuple[str, ...], meaning: str, group: str) -> Option[str]:
+    """Return an option with a flag that takes one of a few words; the first is the default."""
+    return Option(parse_word(*words), words[0], meaning, choices=words, group=group)
+
+
+def _many(
+    parse: Callable[[object], tuple[T, ...]], meaning: str, metavar: str, group: str, flag: str = ""
+) -> Option[tuple[T, ...]]:
+    """Return an option whose flag may be repeated."""
+    return Option(parse, (), f"{meaning}; repeatable", flag=flag, metavar=metavar, repeatable=True, group=group)
+
 
 LISTEN, ADMIN_LISTEN = Address("127.0.0.1", 8000), Address("127.0.0.1", 8001)
 PATHS = ("clients", "clients_file", "tls_cert", "tls_key", "tls_client_ca", "spool_dir", "admin_token_file")
@@ -58,89 +205,56 @@ class ProxySettings(Options):
     ``tries`` are the pool's own where they are None. ``retry_budget`` is a fraction of the requests at work.
     """
 
-    auth = Option(
-        parse_word(*AUTH_MODES),
-        "verify",
+    auth = _one_of(
+        ("verify", "passthrough", "open"),
         "verify: check signatures, sign anew; passthrough: the nodes check; open: nobody checks",
-        choices=AUTH_MODES,
-        group=DOOR,
+        DOOR,
     )
     i_know_this_is_open = Option(
-        parse_switch, False, "let --auth open listen on more than loopback", switch=True, group=DOOR
+        parse_bool, False, "let --auth open listen on more than loopback", switch=True, group=DOOR
     )
     clients: Option[object] = Option(
         lambda value: value, None, "YAML list of more access keys; read again on SIGHUP", metavar="FILE", group=DOOR
     )
-    clients_file = Option(parse_path, "", "a file with such a list")
+    clients_file = Option(parse_text, "", "a file with such a list")
     bucket_limits: Option[object] = Option(lambda value: value, None, "limits of buckets for all clients together")
-    anonymous = Option(
-        parse_word(*ANONYMOUS_MODES),
-        "deny",
-        "unsigned requests: refuse, or send on unsigned",
-        choices=ANONYMOUS_MODES,
-        group=DOOR,
-    )
-    sigv2 = Option(
-        parse_word(*SIGV2_MODES),
-        "presigned",
-        "Signature Version 2: in URLs only, or headers too",
-        choices=SIGV2_MODES,
-        group=DOOR,
-    )
+    anonymous = _one_of(("deny", "pass"), "unsigned requests: refuse, or send on unsigned", DOOR)
+    sigv2 = _one_of(("presigned", "on", "off"), "Signature Version 2: in URLs only, or headers too", DOOR)
 
     listen = Option(parse_address, LISTEN, "for S3 clients, or unix:/PATH", metavar="HOST:PORT", group=ADDRESS)
     admin_listen: Option[Address | None] = Option(
         parse_admin_address, ADMIN_LISTEN, "for health, metrics, stats; or off", metavar="HOST:PORT", group=ADDRESS
     )
     admin_token_file = Option(
-        parse_path,
+        parse_text,
         "",
         "secret for changes by the admin listener; required beyond loopback",
         metavar="FILE",
         group=ADDRESS,
     )
-    allowed_hosts: Option[tuple[str, ...]] = Option(
+    allowed_hosts = _many(
         parse_domains,
-        (),
-        "name by which the admin listener, or --auth open, is reached; repeatable",
-        flag="--allowed-host",
-        metavar="NAME",
-        repeatable=True,
-        group=ADDRESS,
+        "name by which the admin listener, or --auth open, is reached",
+        "NAME",
+        ADDRESS,
+        "--allowed-host",
     )
-    domains: Option[tuple[str, ...]] = Option(
-        parse_domains,
-        (),
-        "serve BUCKET.NAME, too; repeatable",
-        flag="--domain",
-        metavar="NAME",
-        repeatable=True,
-        group=ADDRESS,
-    )
-    tls_cert = Option(parse_path, "", "serve HTTPS with this certificate chain", metavar="FILE", group=ADDRESS)
-    tls_key = Option(parse_path, "", "the certificate's key", metavar="FILE", group=ADDRESS)
+    domains = _many(parse_domains, "serve BUCKET.NAME, too", "NAME", ADDRESS, "--domain")
+    tls_cert = Option(parse_text, "", "serve HTTPS with this certificate chain", metavar="FILE", group=ADDRESS)
+    tls_key = Option(parse_text, "", "the certificate's key", metavar="FILE", group=ADDRESS)
     tls_client_ca = Option(
-        parse_path, "", "admit only clients with a certificate of this CA", metavar="FILE", group=ADDRESS
+        parse_text, "", "admit only clients with a certificate of this CA", metavar="FILE", group=ADDRESS
     )
+
     max_clients = Option(parse_count_from(1), 1024, "connections at once", metavar="N", group=CLIENTS)
     max_per_client = Option(
         parse_count_from(0), 0, "connections of one address", metavar="N", default_note="0: any number", group=CLIENTS
     )
-    trust_forwarded: Option[tuple[Network, ...]] = Option(
-        parse_networks,
-        (),
-        "balancers whose X-Forwarded-For and the like are believed; repeatable",
-        metavar="CIDR",
-        repeatable=True,
-        group=CLIENTS,
+    trust_forwarded = _many(
+        parse_networks, "balancers whose X-Forwarded-For and the like are believed", "CIDR", CLIENTS
     )
-    proxy_protocol: Option[tuple[Network, ...]] = Option(
-        parse_networks,
-        (),
-        "balancers that begin each connection with a PROXY header, version 1 or 2; repeatable",
-        metavar="CIDR",
-        repeatable=True,
-        group=CLIENTS,
+    proxy_protocol = _many(
+        parse_networks, "balancers that begin each connection with a PROXY header, version 1 or 2", "CIDR", CLIENTS
     )
     idle_timeout = Option(
         parse_seconds, 60.0, "between two requests", metavar="TIME", default_note="60s", group=CLIENTS
@@ -156,14 +270,12 @@ class ProxySettings(Options):
         parse_wait, 30.0, "the time spent waiting for a client after which its speed is judged", default_note="30s"
     )
 
-    tiers: Option[tuple[tuple[Endpoint, ...], ...]] = Option(
+    tiers = _many(
         parse_tiers,
-        (),
         "endpoints that are used together; the next --tier only when all of one are out",
-        flag="--tier",
-        metavar="URL,...",
-        repeatable=True,
-        group=NODES,
+        "URL,...",
+        NODES,
+        "--tier",
     )
     sticky = Option(
         parse_sticky,
@@ -202,7 +314,7 @@ class ProxySettings(Options):
         group=FAILURES,
     )
     retry_ambiguous_put = Option(
-        parse_switch,
+        parse_bool,
         False,
         "repeat a PUT whose answer was lost, in buckets without versions",
         switch=True,
@@ -244,16 +356,16 @@ class ProxySettings(Options):
         parse_bytes, GIB, "disk for all bodies that do not say how long they are", default_note="1GiB", moved=True
     )
     spool_dir = Option(
-        parse_path, "", "where bodies of unknown length are stored", metavar="DIR", default_note="TMPDIR", group=BODIES
+        parse_text, "", "where bodies of unknown length are stored", metavar="DIR", default_note="TMPDIR", group=BODIES
     )
     trailers = Option(
-        parse_word(*TRAILER_MODES),
+        parse_word("decode", "pass"),
         "decode",
         "unsigned bodies with a trailer: decode them, or pass them to nodes that know them",
         moved=True,
     )
     verify_body = Option(
-        parse_switch,
+        parse_bool,
         False,
         "true: compare signed hashes in the proxy, for nodes that do not",
         default_note="false",
@@ -267,7 +379,7 @@ class ProxySettings(Options):
     drain_timeout = Option(
         parse_seconds, 60.0, "for running requests after that", metavar="TIME", default_note="60s", group=LIFE
     )
-    tracing = Option(parse_switch, False, "send traces of requests", default_note="what --tracing says")
+    tracing = Option(parse_bool, False, "send traces of requests", default_note="what --tracing says")
     access_log = Option(parse_log, OFF, "a JSON line per request; - for stdout", metavar="FILE", group=LIFE)
 
 
@@ -275,9 +387,7 @@ FLAG_ONLY = (ProxySettings.i_know_this_is_open,)  # whoever writes it into a fil
 
 
 def read_settings(flags: Mapping[str, object], section: Mapping[str, object], *, directory: str) -> ProxySettings:
-    """Settle the settings; ``flags`` holds the values given on the command line, None where absent.
-
-    Relative paths in the section start at ``directory``, that of the configuration file.
+    """Settle the settings; ``flags`` not given are None, relative paths in the section start at ``directory``.
 
     Raises ConfigError: a key is unknown, a value is bad, or settings contradict each other.
     """

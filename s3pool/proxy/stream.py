@@ -47,11 +47,7 @@ class Speed:
         self._waited_s, self._bytes = 0.0, 0
 
     def judge(self, waited_s: float, count: int) -> None:
-        """Count bytes and the time that they took.
-
-        Raises:
-            ClientGoneError: they are too few, and have been so for long.
-        """
+        """Count bytes and the time that they took. Raises ClientGoneError: they have been too few for long."""
         self._waited_s += waited_s
         self._bytes += count
         if self.pace is not None:
@@ -146,11 +142,7 @@ class ClientStream:
         self._rest = received
 
     def send_now(self, block: bytes) -> bytes:
-        """Send without blocking, and return the unsent rest.
-
-        Raises:
-            ClientGoneError: the client hung up.
-        """
+        """Send without blocking, and return the unsent rest. Raises ClientGoneError: the client hung up."""
         try:
             count = self._sock.send(block, socket.MSG_DONTWAIT)
         except BlockingIOError:
@@ -190,12 +182,9 @@ class ClientStream:
     # -- heads -------------------------------------------------------------------------------
 
     def read_head(self, *, idle_s: float, head_s: float) -> bytes | None:
-        """Return a request head without its blank line; None at the end of the stream.
+        """Return a request head without its blank line; None at the end of the stream or after ``idle_s``.
 
-        ``idle_s`` is the patience for its first byte, ``head_s`` that for the whole of it.
-
-        Raises:
-            S3ErrorResponse: it is too large, or has bare line feeds. ClientGoneError: it stayed unfinished.
+        Raises S3ErrorResponse: it is too large, too slow (``head_s``), or has bare line feeds. ClientGoneError.
         """
         if not self._rest and not self._first_bytes(idle_s):
             return None
@@ -245,11 +234,7 @@ class ClientStream:
     # -- bodies ------------------------------------------------------------------------------
 
     def readinto(self, view: memoryview) -> int:
-        """Fill part of a buffer with body bytes.
-
-        Raises:
-            ClientGoneError: the client hung up, or is slower than any network.
-        """
+        """Fill part of a buffer with body bytes. Raises ClientGoneError: the client hung up, or is too slow."""
         if self._rest:
             count = min(len(self._rest), len(view))
             view[:count] = self._rest[:count]
@@ -291,11 +276,7 @@ class ClientStream:
         return not self.is_tls and not self._rest and self.pace is None
 
     def splice(self, pipe: int, limit: int) -> int:
-        """Splice body bytes into a pipe, at least one.
-
-        Raises:
-            ClientGoneError: the client hung up, or is slower than any network.
-        """
+        """Splice body bytes into a pipe, at least one. Raises ClientGoneError: the client hung up, or is too slow."""
         return self._receive(lambda: os.splice(self._sock.fileno(), pipe, limit), limit)
 
     def _receive_body(self, view: memoryview, wanted: int) -> int:
@@ -329,11 +310,7 @@ class ClientStream:
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
 
     def read_line(self, limit: int) -> bytes:
-        """Read a line of chunked framing, without its CRLF.
-
-        Raises:
-            S3ErrorResponse: it is longer than the limit. ClientGoneError: the client hung up.
-        """
+        """Read a line of chunked framing, without its CRLF. Raises S3ErrorResponse: it is too long. ClientGoneError."""
         while (end := self._rest.find(b"\r\n")) < 0:
             if len(self._rest) > limit:
                 raise malformed("a chunk's line is too long")
@@ -347,11 +324,7 @@ class ClientStream:
     # -- answers -----------------------------------------------------------------------------
 
     def write(self, *blocks: bytes | memoryview) -> None:
-        """Send blocks, together where they are small.
-
-        Raises:
-            ClientGoneError: the client hung up, or takes nothing any more.
-        """
+        """Send blocks, together where they are small. Raises ClientGoneError: the client takes nothing any more."""
         if self.is_tls:
             self._sock.settimeout(SEND_TIMEOUT_S)
         total = sum(len(block) for block in blocks)
@@ -376,11 +349,7 @@ class ClientStream:
         self.write(CONTINUE)
 
     def hang_up(self) -> None:
-        """Close the connection so that the client can still read what was sent.
-
-        Closing at once while its bytes are unread would reset the connection, and the
-        answer would be lost (RFC 9112, 9.6).
-        """
+        """Close without a reset, which would eat the answer while bytes of the client are unread (RFC 9112, 9.6)."""
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_WR)
             self._wait_at_most(LINGER_S)

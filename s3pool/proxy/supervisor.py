@@ -25,11 +25,10 @@ from typing import Any
 
 from s3pool.errors import ConfigError, S3PoolError
 from s3pool.pool.node import CLOSED, OPEN, Node
-from s3pool.proxy.clients import RateMeter
-from s3pool.proxy.readers import Address
+from s3pool.proxy.limits import RateMeter
 from s3pool.proxy.run import End, LoadConfig, Proxy, Signals, tune_interpreter
 from s3pool.proxy.service import open_gateway, raise_limit
-from s3pool.proxy.settings import ProxySettings
+from s3pool.proxy.settings import Address, ProxySettings
 
 logger = logging.getLogger(__name__)
 
@@ -308,10 +307,7 @@ def _run_admin(load: Callable[..., object], states: StateDirectory, signals: Sig
 
 
 def run_processes(load: LoadConfig, *, announce: Callable[[Supervisor], None]) -> End:
-    """Serve with several processes until a signal ends it.
-
-    Raises ConfigError: the configuration does not allow to start.
-    """
+    """Serve with several processes until a signal ends it. Raises ConfigError: it cannot start."""
     directory = tempfile.mkdtemp(prefix="s3pool-proxy-")
     # prometheus-client looks at it when it is imported, which each process does for itself.
     os.environ[MULTIPROCESS_VARIABLE] = directory

@@ -12,7 +12,8 @@ import pytest
 from s3pool.cli.catalog import ALL
 from s3pool.cli.parser import command_parser, top_parser
 from s3pool.config.options import Config
-from s3pool.proxy.clients import KEYS, LIMIT_KEYS
+from s3pool.proxy.clients import KEYS
+from s3pool.proxy.limits import LIMIT_KEYS
 from s3pool.proxy.settings import FLAG_ONLY, ProxySettings
 from tests.support.manual import SOURCE, given_away, pages, read_sections, section_of, stale
 from tests.support.option_rows import documents

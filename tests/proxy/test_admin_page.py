@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from s3pool.proxy.admin_page import PoolHistory
+from s3pool.proxy.metrics import PoolHistory
 from tests.support import browser
 from tests.support.browser import Browser
 from tests.support.fake_s3 import FakeS3

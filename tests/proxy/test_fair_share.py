@@ -20,8 +20,8 @@ import pytest
 
 from s3pool.errors import ConfigError
 from s3pool.proxy import service
-from s3pool.proxy.clients import Limits, RateMeter, Rule
 from s3pool.proxy.errors import S3ErrorResponse
+from s3pool.proxy.limits import Limits, RateMeter, Rule
 from tests.proxy.test_running import await_true, running
 from tests.support.fake_s3 import FakeS3
 from tests.support.proxying import GUEST_KEY, POOL_KEY, RunningProxy, checking_fake, parse_answer, stored

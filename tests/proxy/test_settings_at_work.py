@@ -195,7 +195,7 @@ def test_bucket_that_does_not_say_counts_as_versioned(fake: FakeS3) -> None:
 
 def test_budget_ends_second_tries(fake: FakeS3, monkeypatch: pytest.MonkeyPatch) -> None:
     """When everything fails, trying everything again makes it worse."""
-    monkeypatch.setattr("s3pool.proxy.node_request.LEAST_RETRIES", 0)
+    monkeypatch.setattr("s3pool.proxy.limits.LEAST_RETRIES", 0)
     fake.fault(internal_error(), op="GetObject", times=0)
     with (
         RunningProxy(fake.endpoints, retry_budget="0%") as none,
@@ -210,7 +210,7 @@ def test_budget_ends_second_tries(fake: FakeS3, monkeypatch: pytest.MonkeyPatch)
 
 def test_unreachable_node_needs_no_budget(fake: FakeS3, monkeypatch: pytest.MonkeyPatch) -> None:
     """It was asked nothing: nobody's load grows."""
-    monkeypatch.setattr("s3pool.proxy.node_request.LEAST_RETRIES", 0)
+    monkeypatch.setattr("s3pool.proxy.limits.LEAST_RETRIES", 0)
     fake.nodes[0].kill()
     with RunningProxy(fake.endpoints, retry_budget="0%") as proxy:
         assert {200} == {proxy.ask("GET", "/b/there").status for _ in range(6)}
@@ -222,7 +222,7 @@ def test_broken_connection_needs_no_budget(
     fake: FakeS3, monkeypatch: pytest.MonkeyPatch, fault: Fault, target: str
 ) -> None:
     """A node that dies breaks off all that it works on at once, and must not use up a share for it."""
-    monkeypatch.setattr("s3pool.proxy.node_request.LEAST_RETRIES", 0)
+    monkeypatch.setattr("s3pool.proxy.limits.LEAST_RETRIES", 0)
     fake.fault(fault, op="*Object*")
     with RunningProxy(fake.endpoints, retry_budget="0%") as proxy:
         assert 200 == proxy.ask("GET", target).status

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import pytest
 
 from s3pool.model import Credentials
-from s3pool.proxy.access_log import LINES, LogLimit
+from s3pool.proxy.metrics import LINES, LogLimit
 from tests.support.fake_s3 import FakeS3
 from tests.support.proxying import RunningProxy, parse_answer
 from tests.support.rgw import RgwCluster

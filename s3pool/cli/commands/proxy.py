@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 from s3pool.cli.output import DONE, FAILED
 from s3pool.cli.parser import add_removed_flag, argparse_settings, switch
 from s3pool.config.options import Config
-from s3pool.proxy.readers import Address
-from s3pool.proxy.settings import ProxySettings, read_settings
+from s3pool.proxy.settings import Address, ProxySettings, read_settings
 
 if TYPE_CHECKING:
     from s3pool.cli.context import Context

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from s3pool.proxy.admin_page import SAMPLES, AdminPage, PoolHistory, quantile, sums_of
-from s3pool.proxy.metrics import BOUNDS, LATENCY_BUCKETS
+from s3pool.proxy.admin import AdminPage
+from s3pool.proxy.metrics import BOUNDS, LATENCY_BUCKETS, SAMPLES, PoolHistory, quantile, sums_of
 
 HOSTILE = "\"><script>alert(1)</script><b x='$title ${live} & \ud800"
 NODE = "http://node:1"

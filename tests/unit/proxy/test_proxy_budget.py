@@ -9,11 +9,10 @@ import time
 
 import pytest
 
-from s3pool.proxy import forward
-from s3pool.proxy.bodies import Buffers, ByteBudget, ClientBody
+from s3pool.proxy import limits
+from s3pool.proxy.bodies import Buffers, ClientBody
 from s3pool.proxy.errors import ClientGoneError
-from s3pool.proxy.forward import FairSlots
-from s3pool.proxy.node_request import LEAST_RETRIES, RetryBudget, RetryToken
+from s3pool.proxy.limits import LEAST_RETRIES, ByteBudget, FairSlots, RetryBudget, RetryToken
 
 
 def test_bytes_are_there_once() -> None:
@@ -92,7 +91,7 @@ def test_place_goes_to_one_of_those_who_wait_and_owners_take_turns() -> None:
 
 def test_place_that_waiting_alone_makes_free_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     """No place is given back when the time after another owner is over: nothing wakes who waits."""
-    monkeypatch.setattr(forward, "MIXED_S", 0.05)
+    monkeypatch.setattr(limits, "MIXED_S", 0.05)
     slots = FairSlots(4)
     for owner in ("b", "a", "a"):
         slots.claim(owner)

@@ -6,7 +6,7 @@ import ipaddress
 
 import pytest
 
-from s3pool.proxy.client_address import client_of, is_trusted
+from s3pool.proxy.clients import client_of, is_trusted
 from s3pool.proxy.request import parse_head
 
 NETWORKS = (ipaddress.ip_network("10.0.0.0/8"), ipaddress.ip_network("fd00::/8"))

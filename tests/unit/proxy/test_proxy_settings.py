@@ -4,8 +4,7 @@ import pytest
 
 from s3pool.errors import ConfigError
 from s3pool.model import Endpoint
-from s3pool.proxy.readers import Address, parse_address
-from s3pool.proxy.settings import read_settings
+from s3pool.proxy.settings import Address, parse_address, read_settings
 
 
 def test_flags_stand_over_the_section() -> None:

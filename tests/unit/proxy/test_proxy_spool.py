@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from s3pool.body import BytesBody, FileSlice
-from s3pool.proxy.bodies import MEMORY_BYTES, ByteBudget, Spool
+from s3pool.proxy.bodies import MEMORY_BYTES, Spool
 from s3pool.proxy.errors import S3ErrorResponse
+from s3pool.proxy.limits import ByteBudget
 
 
 def spool(memory: int = 8 << 20, disk: int = 8 << 20, directory: str = "") -> tuple[Spool, ByteBudget, ByteBudget]:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import hmac
-import os
 import tempfile
 import threading
 from collections.abc import Callable
-from typing import BinaryIO, Protocol
+from typing import Protocol
 
 from s3pool.body import Body, BytesBody, FileSlice, Sink
 from s3pool.errors import IntegrityError
@@ -134,10 +133,9 @@ class ClientBody:
     """A body that is read from a client while it is sent.
 
     With ``keeps`` every byte is kept, so that another node can have them again, as long as ``memory`` has room for what
-    arrives. Without, it can be sent again while nothing was read. ``before_read`` is called once, before the first byte
-    is asked of the client. ``mover`` is the reader behind ``read``, given where the kernel may move the bytes past this
-    process. ``buffers`` lends the memory, until ``drop``. ``waits_for_continue`` says that the node was told to expect
-    a body and is the one to ask for it.
+    arrives. Without, it can be sent again while nothing was read. ``mover`` is the reader behind ``read``, given where
+    the kernel may move the bytes past this process. ``buffers`` lends the memory, until ``drop``.
+    ``waits_for_continue`` says that the node was told to expect a body and is the one to ask for it.
     """
 
     def __init__(
@@ -146,14 +144,12 @@ class ClientBody:
         *,
         length: int,
         keeps: bool,
-        before_read: Callable[[], None],
+        buffers: Buffers,
+        memory: ByteBudget,
         mover: LengthReader | None = None,
         waits_for_continue: bool = False,
-        buffers: Buffers | None = None,
-        memory: ByteBudget | None = None,
     ) -> None:
         self._read = read
-        self._before_read: Callable[[], None] | None = before_read
         self._keeps = keeps
         self._mover = mover
         self.waits_for_continue = waits_for_continue
@@ -213,11 +209,9 @@ class ClientBody:
         """Free the kept bytes; the body cannot be sent again."""
         blocks, self._blocks = self._blocks, []
         self._keeps = False
-        if self._buffers is not None:
-            for buffer, _ in blocks:
-                self._buffers.give_back(buffer)
-        if self._memory is not None:
-            self._memory.give_back(self._reserved)
+        for buffer, _ in blocks:
+            self._buffers.give_back(buffer)
+        self._memory.give_back(self._reserved)
         self._reserved = 0
 
     def _take_kept(self) -> bool:
@@ -226,11 +220,11 @@ class ClientBody:
             return False
         if not self._blocks or self._blocks[-1][1] == len(self._blocks[-1][0]):
             size = min(max(FIRST_KEPT_BYTES, self._taken), MIB, self.length - self._taken)
-            if self._memory is not None and not self._memory.take(size):
+            if not self._memory.take(size):
                 self._keeps = False
                 return False
             self._reserved += size
-            self._blocks.append((self._buffers.take(size) if self._buffers else bytearray(size), 0))
+            self._blocks.append((self._buffers.take(size), 0))
         buffer, filled = self._blocks[-1]
         with memoryview(buffer) as view, view[filled : filled + self.length - self._taken] as rest:
             count = self._fill(rest)
@@ -263,9 +257,6 @@ class ClientBody:
                 self._taken += count
 
     def _fill(self, view: memoryview) -> int:
-        if self._before_read is not None:
-            ready, self._before_read = self._before_read, None
-            ready()
         count = self._read(view)
         if not count:
             raise ClientGoneError("the client's body is shorter than it said")
@@ -279,18 +270,18 @@ class Spool:
     """Where such bodies are kept; one for all requests of a process."""
 
     def __init__(self, memory: ByteBudget, disk: ByteBudget, *, directory: str = "") -> None:
-        self._memory = memory
-        self._disk = disk
-        self._directory = directory or None
+        self.memory = memory
+        self.disk = disk
+        self.directory = directory or None
 
     def collect(self, read: Read, *, limit: int | None = None, too_large: S3ErrorResponse | None = None) -> Spooled:
         """Read a body until ``read`` gives 0, of ``limit`` bytes at most; the caller closes what comes back.
 
         Raises S3ErrorResponse: it is too large (``too_large``), or there is no room now. ClientGoneError: it broke off.
         """
-        detail = f"a body of more than {self._disk.size} bytes needs a Content-Length"
+        detail = f"a body of more than {self.disk.size} bytes needs a Content-Length"
         refusal = too_large or S3ErrorResponse(411, "MissingContentLength", detail, closes=True)
-        spooled = Spooled(self._memory, self._disk, directory=self._directory, limit=limit, too_large=refusal)
+        spooled = Spooled(self, limit=limit, too_large=refusal)
         try:
             block = memoryview(bytearray(FIRST_BLOCK_BYTES))
             while count := read(block):
@@ -306,24 +297,12 @@ class Spool:
 class Spooled:
     """One body, and the room that it takes until it is closed."""
 
-    def __init__(
-        self,
-        memory: ByteBudget,
-        disk: ByteBudget,
-        *,
-        directory: str | None,
-        limit: int | None,
-        too_large: S3ErrorResponse,
-    ) -> None:
-        self._memory = memory
-        self._disk = disk
-        self._directory = directory
+    def __init__(self, spool: Spool, *, limit: int | None, too_large: S3ErrorResponse) -> None:
+        self._spool = spool
         self._limit = limit
         self._too_large = too_large
-        self._kept = bytearray()
-        self._in_memory = 0
-        self._on_disk = 0
-        self._file: BinaryIO | None = None
+        self._file = tempfile.SpooledTemporaryFile(dir=spool.directory)  # noqa: SIM115 closed by close()
+        self._in_memory = self._on_disk = 0
         self.length = 0
 
     def add(self, block: memoryview) -> None:
@@ -332,55 +311,40 @@ class Spooled:
         if self._limit is not None and self.length > self._limit:
             detail = "Your proposed upload exceeds the maximum allowed size"
             raise S3ErrorResponse(400, "EntityTooLarge", detail, closes=True)
-        if self._file is None and self._has_memory():
-            self._kept += block
-            return
-        self._reserve(self.length)
         try:
-            self._write(block)
+            if self._on_disk or not self._has_memory():
+                self._reserve()
+                self._file.rollover()
+            self._file.write(block)
+            self._file.flush()
         except OSError as exc:
             raise slow_down(f"there is no room for this body: {exc.strerror}", closes=True) from exc
 
     def _has_memory(self) -> bool:
         """Reserve memory for the bytes received; return False when there is none."""
         more = max(self.length - self._in_memory, 0)
-        if self.length > MEMORY_BYTES or not self._memory.take(more):
+        if self.length > MEMORY_BYTES or not self._spool.memory.take(more):
             return False
         self._in_memory += more
         return True
 
-    def _reserve(self, size: int) -> None:
-        if size > self._disk.size:
+    def _reserve(self) -> None:
+        if self.length > self._spool.disk.size:
             raise self._too_large
-        if not self._disk.take(size - self._on_disk):
+        if not self._spool.disk.take(self.length - self._on_disk):
             raise slow_down("there is no room for this body now; try again", closes=True)
-        self._on_disk = size
-
-    def _write(self, block: memoryview) -> None:
-        if self._file is None:
-            self._file = tempfile.TemporaryFile(dir=self._directory, buffering=0)  # noqa: SIM115 closed by close()
-            _write_all(self._file, memoryview(self._kept))
-            self._kept = bytearray()
-        _write_all(self._file, block)
+        self._on_disk = self.length
 
     @property
     def body(self) -> Body:
         """Return the body, good until this is closed."""
-        if self._file is None:
-            return BytesBody(bytes(self._kept))
-        return FileSlice(self._file.fileno(), length=self.length)
+        self._file.seek(0)
+        return FileSlice(self._file.fileno(), length=self.length) if self._on_disk else BytesBody(self._file.read())
 
     def close(self) -> None:
-        """Return the room back; harmless when called twice."""
-        if self._file is not None:
-            with contextlib.suppress(OSError):
-                self._file.close()
-        self._memory.give_back(self._in_memory)
-        self._disk.give_back(self._on_disk)
+        """Free the room; harmless when called twice."""
+        with contextlib.suppress(OSError):
+            self._file.close()
+        self._spool.memory.give_back(self._in_memory)
+        self._spool.disk.give_back(self._on_disk)
         self._in_memory = self._on_disk = 0
-
-
-def _write_all(file: BinaryIO, block: memoryview) -> None:
-    left = block
-    while left:
-        left = left[os.write(file.fileno(), left) :]

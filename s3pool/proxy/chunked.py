@@ -159,7 +159,7 @@ class AwsChunkedReader:
         memory: ByteBudget | None = None,
     ) -> None:
         self._source = _Buffered(read)
-        self._length = length
+        self.length = length
         self._seed = seed
         self._previous = seed.signature if seed else ""
         self._trailer = trailer
@@ -188,7 +188,7 @@ class AwsChunkedReader:
                     self._hasher.update(view[:count])
                 # The last byte is held back until all behind it is verified: with it, a node has the
                 # whole object and stores it.
-                if self._given == self._length:
+                if self._given == self.length:
                     self._end()
                 return count
             self._next_chunk()
@@ -220,7 +220,7 @@ class AwsChunkedReader:
         if line is None or bool(line[2]) != self._is_signed:
             raise _bad_stream("a chunk's line is malformed")
         size = int(line[1], 16)
-        if self._given + size > self._length:
+        if self._given + size > self.length:
             raise _bad_stream("there are more bytes than x-amz-decoded-content-length says")
         if self._is_signed:
             self._read_signed(size, (line[2] or b"").decode())
@@ -269,7 +269,7 @@ class AwsChunkedReader:
             raise S3ErrorResponse(403, "SignatureDoesNotMatch", detail, closes=True, reason="chunk")
 
     def _finish(self) -> None:
-        if self._given != self._length:
+        if self._given != self.length:
             detail = "fewer bytes than x-amz-decoded-content-length says"
             raise S3ErrorResponse(400, "IncompleteBody", detail, closes=True)
         self._read_trailer()

@@ -100,9 +100,8 @@ class Connection:
 
     def handler(self, block: bytes, bytes_before: int, *, error: S3ErrorResponse | None = None) -> RequestHandler:
         """Return a handler for a request head, or for one that could not be read."""
-        handler = RequestHandler(
-            self.stream, self.host, block, RequestRecord(self.peer, time.monotonic()), bytes_before
-        )
+        record = RequestRecord(self.peer, time.monotonic())
+        handler = RequestHandler(self.stream, self.host, block, record, bytes_before)
         handler.is_excess, handler.error = self.is_excess, error
         return handler
 
@@ -133,11 +132,7 @@ UnderWay = tuple[int, Connection, RequestHandler, Exchange]  # the first is the 
 
 
 class EventLoop:
-    """Connections that are not in a thread.
-
-    ``attend(connection, reason)`` gives one to a thread, which goes on with the request that was
-    started, if there is one; ``release(connection)`` closes one.
-    """
+    """Connections that are not in a thread; ``attend`` gives one to a thread, for a reason, ``release`` closes one."""
 
     def __init__(self, host: Host, *, attend: Attend, release: Callable[[Connection], None]) -> None:
         self._host = host
@@ -339,18 +334,13 @@ class ThreadCache:
         self._jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
         # Guards the number of threads that rest and are not meant for a job yet.
         self._lock = threading.Lock()
-        self._resting = 0
-
-    @property
-    def resting(self) -> int:
-        """Return the number of threads without work."""
-        return self._resting
+        self.resting = 0  # threads without work
 
     def submit(self, job: Job) -> None:
         """Run a job soon. Raises RuntimeError: the system has no thread left."""
         with self._lock:
-            is_taken = self._resting > 0
-            self._resting -= is_taken
+            is_taken = self.resting > 0
+            self.resting -= is_taken
         if is_taken:
             self._jobs.put(job)
         else:
@@ -366,9 +356,9 @@ class ThreadCache:
                 logger.exception("%s: a job failed", self._name)
             job = None  # what it holds on to must not wait with this thread
             with self._lock:
-                if self._resting >= self._most_resting:
+                if self.resting >= self._most_resting:
                     return
-                self._resting += 1
+                self.resting += 1
             job = self._next()
 
     def _next(self) -> Job | None:
@@ -376,7 +366,7 @@ class ThreadCache:
             return self._jobs.get(timeout=self._rest_s)
         except queue.Empty:
             with self._lock:
-                if self._resting:
-                    self._resting -= 1
+                if self.resting:
+                    self.resting -= 1
                     return None
             return self._jobs.get()  # somebody counts on this thread: the job is on its way

@@ -245,11 +245,7 @@ class Gateway:
         return region != told or any(is_new)
 
     def admit_form(
-        self,
-        admitted: Admitted,
-        stream: ClientStream,
-        before_read: Callable[[], None],
-        on_admitted: Callable[[Admitted], None],
+        self, admitted: Admitted, stream: ClientStream, on_admitted: Callable[[Admitted], None]
     ) -> tuple[Admitted, RequestBody, UploadForm]:
         """Read and admit an upload form; return the PUT it stands for, with its body.
 
@@ -258,7 +254,6 @@ class Gateway:
         head, bucket = admitted.head, admitted.target.bucket
         reader = reader_for(head, stream)
         boundary = boundary_of(head.value("content-type"))
-        before_read()
         source = FormReader(reader.readinto, boundary)
         load = RequestBody()
         try:
@@ -293,13 +288,13 @@ class Gateway:
         caller = Caller(HEADER_V4, caller.client, caller.payload)
         return Admitted(head, target, caller, operation, self._signer_for(caller))
 
-    def load(self, admitted: Admitted, stream: ClientStream, before_read: Callable[[], None]) -> RequestBody:
+    def load(self, admitted: Admitted, stream: ClientStream) -> RequestBody:
         """Make the body ready for a node; one that names buckets or has conditions is read here first.
 
         Raises S3ErrorResponse: its framing is broken, or what it names or asks for is not allowed.
         """
         self.node_facts.check_conditions(admitted)
-        load = self.loader.load(admitted, stream, before_read)
+        load = self.loader.load(admitted, stream)
         client = admitted.caller.client
         names = client is not None and bool(client.buckets) and admitted.operation.name in DOCUMENTS
         passes_over = self.node_facts.ignores_batch_conditions(admitted)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 
 from s3pool.body import EMPTY_BODY, EMPTY_SHA256, Body
 from s3pool.proxy.auth import ANONYMOUS, HEX_HASH, SIGNED_STREAM, SIGNED_STREAM_TRAILER, UNSIGNED_STREAM_TRAILER, Caller
@@ -127,140 +126,109 @@ class BodyLoader:
     def __init__(self, settings: ProxySettings) -> None:
         self._settings = settings
         self.budget = ByteBudget(settings.replay_memory)
-        self.disk = ByteBudget(settings.spool_limit)
-        self.spool = Spool(self.budget, self.disk, directory=settings.spool_dir)
+        self.spool = Spool(self.budget, ByteBudget(settings.spool_limit), directory=settings.spool_dir)
         self.takes_trailers = settings.trailers == PASS  # the nodes do, as far as is known
         self._buffers = Buffers(min(SPARE_BYTES, settings.replay_memory))
 
-    def load(self, admitted: Admitted, stream: ClientStream, before_read: Callable[[], None]) -> RequestBody:
+    def load(self, admitted: Admitted, stream: ClientStream) -> RequestBody:
         """Return the body for a node; one without a length is read here. Raises S3ErrorResponse: it cannot be taken."""
-        head = admitted.head
-        has_length = bool(head.values("content-length"))
-        guards = self._settings.verify_body and HEX_HASH.fullmatch(admitted.caller.payload) is not None
+        head, payload = admitted.head, admitted.caller.payload
+        guards = self._settings.verify_body and HEX_HASH.fullmatch(payload) is not None
         if head.length == 0:
-            if admitted.signer is not None and admitted.caller.is_framed:
-                # Even an empty content has a last chunk: without it nothing says that it is all.
-                raise S3ErrorResponse(400, "IncompleteBody", "the aws-chunked body is missing", reason="chunk")
-            if not has_length and admitted.operation.name in BODY_NEEDED:  # it would empty the object
-                detail = "You must provide the Content-Length HTTP header."
-                raise S3ErrorResponse(411, "MissingContentLength", detail, closes=True)
-            if guards and admitted.caller.payload != EMPTY_SHA256:
-                raise HashCheck.mismatch()
-            return RequestBody(length=0 if has_length or head.method in ("PUT", "POST") else None)
+            return self._empty(admitted, guards=guards)
         reader = reader_for(head, stream)
         if admitted.decodes:
-            return self._decoded(admitted, reader, before_read)
-        read: Read = reader.readinto
-        if guards:
-            read = HashCheck(read, admitted.caller.payload, length=head.length).readinto
+            return self._decoded(admitted, reader)
+        read: Read = HashCheck(reader.readinto, payload, length=head.length).readinto if guards else reader.readinto
         if head.length is not None:
-            return self._streamed(admitted, read, reader, length=head.length, before_read=before_read)
+            return self._streamed(admitted, read, reader, length=head.length)
         if _can_rechunk(admitted):
-            return self._rechunked(admitted, reader, before_read)
-        before_read()
+            return self._rechunked(admitted, reader, _decoder(admitted, reader, self.budget))
         return self.collected(read, reader)
 
-    def _streamed(
-        self, admitted: Admitted, read: Read, reader: Reader, *, length: int, before_read: Callable[[], None]
-    ) -> RequestBody:
-        keeps = self._keeps(admitted.operation, length)
+    @staticmethod
+    def _empty(admitted: Admitted, *, guards: bool) -> RequestBody:
+        head, caller, has_length = admitted.head, admitted.caller, "content-length" in admitted.head.index
+        if admitted.signer is not None and caller.is_framed:
+            # Even an empty content has a last chunk: without it nothing says that it is all.
+            raise S3ErrorResponse(400, "IncompleteBody", "the aws-chunked body is missing", reason="chunk")
+        if not has_length and admitted.operation.name in BODY_NEEDED:  # it would empty the object
+            detail = "You must provide the Content-Length HTTP header."
+            raise S3ErrorResponse(411, "MissingContentLength", detail, closes=True)
+        if guards and caller.payload != EMPTY_SHA256:
+            raise HashCheck.mismatch()
+        return RequestBody(length=0 if has_length or head.method in ("PUT", "POST") else None)
+
+    def _streamed(self, admitted: Admitted, read: Read, reader: Reader, *, length: int) -> RequestBody:
         mover = reader if read == reader.readinto and isinstance(reader, LengthReader) else None
         # Where the node is the one to judge, it is to do so before the body is asked for.
         asks = admitted.head.expects_continue and (admitted.signer is None or admitted.caller.form == ANONYMOUS)
-        body = ClientBody(
+        body = self._client_body(admitted, read, length, mover=mover, waits_for_continue=asks)
+        load = RequestBody(body, reader, length, expects_continue=asks)
+        return load if asks else self._prefetched(load, body)
+
+    def _client_body(
+        self,
+        admitted: Admitted,
+        read: Read,
+        length: int,
+        *,
+        mover: LengthReader | None = None,
+        waits_for_continue: bool = False,
+    ) -> ClientBody:
+        return ClientBody(
             read,
             length=length,
-            keeps=keeps,
-            before_read=before_read,
-            mover=mover,
-            waits_for_continue=asks,
+            keeps=self._keeps(admitted.operation, length),
             buffers=self._buffers,
             memory=self.budget,
+            mover=mover,
+            waits_for_continue=waits_for_continue,
         )
-        load = RequestBody(body, reader, length, expects_continue=asks)
-        if keeps and length <= SMALL_BODY_BYTES and not asks:
-            self._prefetch(load, body)
-        return load
 
-    def _prefetch(self, load: RequestBody, body: ClientBody) -> None:
+    def _prefetched(self, load: RequestBody, body: ClientBody) -> RequestBody:
         """Read a small body before a node is asked: however slowly it comes, it holds nothing that others need."""
         try:
-            body.prefetch()
+            if body.length <= SMALL_BODY_BYTES:
+                body.prefetch()
         except BaseException:
             self.release(load)
             raise
+        return load
 
     def _keeps(self, operation: S3Operation, length: int) -> bool:
         return operation.partial and length <= self._settings.replay_buffer and self.budget.has(length)
 
-    def _decoded(self, admitted: Admitted, reader: Reader, before_read: Callable[[], None]) -> RequestBody:
-        length, trailer = _decoded_length(admitted.head), trailer_of(admitted)
-        decoder = _decoder(admitted, reader, length, self.budget)
-        keeps = self._keeps(admitted.operation, length)
-        load = RequestBody(EMPTY_BODY, reader, length, decoder=decoder)
+    def _decoded(self, admitted: Admitted, reader: Reader) -> RequestBody:
+        decoder, trailer = _decoder(admitted, reader, self.budget), trailer_of(admitted)
+        length = decoder.length
         if not length:
-            before_read()
             decoder.readinto(memoryview(bytearray(1)))
-            return self._with_checksum(load, admitted, decoder)
-        if trailer and not keeps and self.takes_trailers:
-            return self._rechunked(admitted, reader, before_read, decoder=decoder)
+            return _with_checksum(RequestBody(EMPTY_BODY, reader, length, decoder=decoder), trailer)
+        if trailer and self.takes_trailers and not self._keeps(admitted.operation, length):
+            return self._rechunked(admitted, reader, decoder)
         if trailer:
-            return self._checked(admitted, decoder, reader, before_read)
-        body = ClientBody(
-            decoder.readinto,
-            length=length,
-            keeps=keeps,
-            before_read=before_read,
-            buffers=self._buffers,
-            memory=self.budget,
-        )
-        load.body = body
-        if keeps and length <= SMALL_BODY_BYTES:
-            self._prefetch(load, body)
-        return load
+            return self._checked(decoder, reader, trailer)
+        body = self._client_body(admitted, decoder.readinto, length)
+        return self._prefetched(RequestBody(body, reader, length, decoder=decoder), body)
 
-    def _checked(
-        self, admitted: Admitted, decoder: AwsChunkedReader, reader: Reader, before_read: Callable[[], None]
-    ) -> RequestBody:
+    def _checked(self, decoder: AwsChunkedReader, reader: Reader, trailer: str) -> RequestBody:
         """Read the whole body to learn its checksum, which must stand in the head."""
-        limit = self.disk.size
+        limit = self.spool.disk.size
         detail = f"a body of more than {limit} bytes with a checksum behind it needs a larger proxy.spool_limit here"
         too_large = S3ErrorResponse(400, "EntityTooLarge", detail, closes=True)
-        before_read()
         try:
             load = self.collected(decoder.readinto, reader, too_large=too_large)
         finally:
             decoder.release()  # what it held is in the spool
-        return self._with_checksum(load, admitted, decoder)
+        load.decoder = decoder
+        return _with_checksum(load, trailer)
 
-    @staticmethod
-    def _with_checksum(load: RequestBody, admitted: Admitted, decoder: AwsChunkedReader) -> RequestBody:
-        if decoder.checksum:
-            load.extra = ((trailer_of(admitted), decoder.checksum),)
-        return load
-
-    def _rechunked(
-        self,
-        admitted: Admitted,
-        reader: Reader,
-        before_read: Callable[[], None],
-        *,
-        decoder: AwsChunkedReader | None = None,
-    ) -> RequestBody:
+    def _rechunked(self, admitted: Admitted, reader: Reader, decoder: AwsChunkedReader) -> RequestBody:
         """Put the body into chunks of known total length, and keep its trailer."""
-        length = _decoded_length(admitted.head)
-        content = decoder or _decoder(admitted, reader, length, self.budget)
-        framed = RechunkedBody(content, length=length, trailer=trailer_of(admitted))
-        keeps = self._keeps(admitted.operation, framed.length)
-        body = ClientBody(
-            framed.readinto,
-            length=framed.length,
-            keeps=keeps,
-            before_read=before_read,
-            buffers=self._buffers,
-            memory=self.budget,
-        )
-        return RequestBody(body, reader, framed.length, is_rechunked=True, decoder=content)
+        framed = RechunkedBody(decoder, length=decoder.length, trailer=trailer_of(admitted))
+        body = self._client_body(admitted, framed.readinto, framed.length)
+        return RequestBody(body, reader, framed.length, is_rechunked=True, decoder=decoder)
 
     def collected(
         self, read: Read, reader: Reader, *, limit: int | None = None, too_large: S3ErrorResponse | None = None
@@ -270,13 +238,20 @@ class BodyLoader:
         return RequestBody(spooled.body, reader, spooled.length, spooled=spooled)
 
     def release(self, load: RequestBody) -> None:
-        """Return back the room that a body was promised."""
+        """Free the room that a body was promised."""
         if isinstance(load.body, ClientBody):
             load.body.drop()
         if load.decoder is not None:
             load.decoder.release()
         if load.spooled is not None:
             load.spooled.close()
+
+
+def _with_checksum(load: RequestBody, trailer: str) -> RequestBody:
+    """Return a body that was read to its end, with the checksum behind it as a field of the head."""
+    if load.decoder is not None and load.decoder.checksum:
+        load.extra = ((trailer, load.decoder.checksum),)
+    return load
 
 
 def _can_rechunk(admitted: Admitted) -> bool:
@@ -292,11 +267,11 @@ def reader_for(head: RequestHead, stream: ClientStream) -> Reader:
     return ChunkedReader(stream) if head.length is None else LengthReader(stream, head.length)
 
 
-def _decoder(admitted: Admitted, reader: Reader, length: int, memory: ByteBudget) -> AwsChunkedReader:
+def _decoder(admitted: Admitted, reader: Reader, memory: ByteBudget) -> AwsChunkedReader:
     payload = admitted.caller.payload
     return AwsChunkedReader(
         reader.readinto,
-        length=length,
+        length=_decoded_length(admitted.head),
         seed=admitted.caller.seed,
         trailer=trailer_of(admitted),
         is_signed=payload in (SIGNED_STREAM, SIGNED_STREAM_TRAILER),

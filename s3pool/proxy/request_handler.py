@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 from s3pool.errors import S3PoolError, TransportError
@@ -46,9 +47,8 @@ class Host(Protocol):
 class RequestHandler:
     """One request and its answer.
 
-    The loop takes plain ones as far as it goes without waiting: admit_now(), begin(), then
-    offer() when the answer is there. From wherever it stops, serve() goes on to the end in a
-    thread. What is not set stays the class's own: most requests set a few of these.
+    The loop takes plain ones as far as it goes without waiting: admit_now(), begin(), then offer() when the answer is
+    there; serve() goes on from there in a thread. Most requests set few of these, and the class has the rest.
     """
 
     is_plain = False  # the event loop can begin such a request
@@ -57,7 +57,6 @@ class RequestHandler:
     _rules: Sequence[Rule] = ()
     _node_request: NodeRequest | None = None
     _load = NOTHING
-    _has_continued = False
     _begun: Begun | None = None
     _unsent: bytes | None = None  # the end of an answer that the client did not take at once
     _keeps_alive = True
@@ -217,7 +216,7 @@ class RequestHandler:
         if not isinstance(exc, S3ErrorResponse):
             logger.warning("%s %s: %s", self.record.op, self.record.bucket, exc)
             return refusal_for(exc)
-        if self._head is not None and self._head.expects_continue and not self._has_continued:
+        if self._head is not None and self._stream.holds_body:
             # The client may send its body or not; nobody can know where the next request begins.
             exc.closes = exc.closes or self._head.length != 0
         return exc
@@ -228,6 +227,7 @@ class RequestHandler:
 
     def _parse(self) -> RequestHead:
         self._head = head = parse_head(self._block, self._look_for_client)
+        self._stream.holds_body = head.expects_continue
         record, balancers = self.record, self._gateway.settings.trust_forwarded
         record.method = head.method
         if balancers:
@@ -276,20 +276,13 @@ class RequestHandler:
         begun, self._begun = self._begun, None
         if begun is None:
             admitted, form = self._make_ready(head, admitted)
-        gateway, node_request = self._gateway, self._make_node_request()
-        only = gateway.owner_of(admitted.target)
+        gateway, request, operation = self._gateway, self._make_node_request(), admitted.operation
+        send = partial(gateway.forwarder.send, attempts=self._attempts, only=gateway.owner_of(admitted.target))
 
-        def send(request: NodeRequest) -> Response:
-            return gateway.forwarder.send(request, admitted.operation, attempts=self._attempts, only=only)
+        def resume(first: int, last: int, etag: str) -> Response:
+            return send(request.resumed(first, last, etag=etag), operation)
 
-        response = gateway.forwarder.send(
-            node_request,
-            gateway.settle(admitted),
-            body=self._load.body,
-            attempts=self._attempts,
-            only=only,
-            begun=begun,
-        )
+        response = send(request, gateway.settle(admitted), body=self._load.body, begun=begun)
         self._note(response, response.body)
         self.record.endpoint = str(response.endpoint)
         if isinstance(self._load.body, ClientBody):
@@ -298,17 +291,15 @@ class RequestHandler:
         self.is_plain = self.is_plain and response.length is not None and response.length <= WHOLE_BYTES
         if response.body is None:
             self._stream.note_end()
-        gateway.learn_upload(admitted.operation.name, response)
+        gateway.learn_upload(operation.name, response)
         relay = Relay(
             self._stream,
             head,
             gateway.answer_for(head, admitted, response, form),
             keep_alive=head.keep_alive and self._is_taken() and not self._host.is_draining,
-            resume=(lambda first, last, etag: send(node_request.resumed(first, last, etag=etag)))
-            if gateway.may_resume(admitted)
-            else None,
+            resume=resume if gateway.may_resume(admitted) else None,
             resumes=gateway.settings.resume_get,
-            eager=admitted.operation.is_eager,
+            eager=operation.is_eager,
             on_first_byte=self._note_first_byte,
         )
         return self._relay(relay)
@@ -319,10 +310,10 @@ class RequestHandler:
         if head.length != 0:
             self._body_slot_owner = gateway.forwarder.body_slots.claim(self._owner)
         if admitted.is_form:
-            admitted, self._load, form = gateway.admit_form(admitted, self._stream, self._before_read, self._note_put)
+            admitted, self._load, form = gateway.admit_form(admitted, self._stream, self._note_put)
         else:
             self._admit_within(self._rules)
-            self._load = gateway.load(admitted, self._stream, self._before_read)
+            self._load = gateway.load(admitted, self._stream)
         self._take_slot()
         return admitted, form
 
@@ -338,11 +329,6 @@ class RequestHandler:
             raise unavailable("too many connections; try again", closes=True)
         except S3ErrorResponse as error:
             return self._refuse(error)
-
-    def _before_read(self) -> None:
-        if self._head is not None and self._head.expects_continue:
-            self._stream.write_continue()
-        self._has_continued = True
 
     def _is_taken(self) -> bool:
         """Return whether the next byte of the client begins a new request."""

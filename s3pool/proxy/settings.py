@@ -233,11 +233,7 @@ class ProxySettings(Options):
         group=ADDRESS,
     )
     allowed_hosts = _many(
-        parse_domains,
-        "name by which the admin listener, or --auth open, is reached",
-        "NAME",
-        ADDRESS,
-        "--allowed-host",
+        parse_domains, "name by which the admin listener, or --auth open, is reached", "NAME", ADDRESS, "--allowed-host"
     )
     domains = _many(parse_domains, "serve BUCKET.NAME, too", "NAME", ADDRESS, "--domain")
     tls_cert = Option(parse_text, "", "serve HTTPS with this certificate chain", metavar="FILE", group=ADDRESS)

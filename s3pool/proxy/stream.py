@@ -63,9 +63,7 @@ class Speed:
 class Rest(Protocol):
     """A body of which ``left`` bytes are unread."""
 
-    @property
-    def left(self) -> int:
-        """Return the number of bytes that are to come."""
+    left: int
 
     def readinto(self, view: memoryview) -> int:
         """Fill part of a buffer."""
@@ -97,9 +95,13 @@ class ClientStream:
         self.is_silent = False  # the last wait for a request ended without a byte, and without an end
         self._has_ended = False  # it had ended its side when its answer began
         self._looks = 0  # for one that has ended its side
+        self.holds_body = False  # the client waits to be asked for its body, as the first read of it does
         self.bytes_in = 0
         self.bytes_out = 0
-        self._set_send_timeout()
+        if not is_tls:
+            if sock.gettimeout() is not None:
+                sock.settimeout(None)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(SEND_TIMEOUT_S))
 
     @property
     def buffered(self) -> int:
@@ -109,12 +111,6 @@ class ClientStream:
     def fileno(self) -> int:
         """Return the socket's descriptor."""
         return self._sock.fileno()
-
-    def _set_send_timeout(self) -> None:
-        if not self.is_tls:
-            if self._sock.gettimeout() is not None:
-                self._sock.settimeout(None)
-            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(SEND_TIMEOUT_S))
 
     def _wait_at_most(self, seconds: float) -> None:
         seconds = max(seconds, 0.001)
@@ -161,15 +157,14 @@ class ClientStream:
     def look_for_client(self, *, asks: bool, is_answered: bool) -> None:
         """Raise ClientGoneError if the client has hung up.
 
-        One that ended its side may still read. One that has gone resets the connection when something
-        is sent to it: with ``asks`` that is an interim response, which means nothing. Where
-        the answer has begun, an end that was not there before it is the client's last word.
+        One that ended its side may still read. One that has gone resets the connection when something is sent: with
+        ``asks`` an interim response, which means nothing. Once the answer has begun, a new end is its last word.
         """
         events = self._events()
         if asks and events == HAS_ENDED:
             self._looks += 1
             if self._looks & (self._looks - 1) == 0:  # ever more rarely: some clients take few of them
-                self.write_continue()
+                self.write(CONTINUE)
                 events = self._events(0, wait_s=RESET_S)
         if events & HUNG_UP or (is_answered and events & HAS_ENDED and not self._has_ended):
             raise ClientGoneError("the client hung up before it had its answer")
@@ -216,11 +211,11 @@ class ClientStream:
         return bool(self._rest)
 
     def _more_of_head(self, deadline: float) -> None:
-        left_s = deadline - self._now()
-        if left_s <= 0:
-            raise malformed("the request head took too long", status=408, code="RequestTimeout")
-        self._wait_at_most(left_s)
         try:
+            left_s = deadline - self._now()
+            if left_s <= 0:
+                raise TimeoutError
+            self._wait_at_most(left_s)
             piece = self._sock.recv(RECEIVE_BYTES)
         except (TimeoutError, BlockingIOError):
             raise malformed("the request head took too long", status=408, code="RequestTimeout") from None
@@ -235,14 +230,16 @@ class ClientStream:
 
     def readinto(self, view: memoryview) -> int:
         """Fill part of a buffer with body bytes. Raises ClientGoneError: the client hung up, or is too slow."""
-        if self._rest:
-            count = min(len(self._rest), len(view))
-            view[:count] = self._rest[:count]
-            self._rest = self._rest[count:]
-            if self._incoming.pace is not None:
-                self._incoming.pace(count)
-            return count
-        return self._receive_body(view, len(view))
+        if self.holds_body:
+            self.write_continue()
+        if not self._rest:
+            return self._receive_body(view, len(view))
+        count = min(len(self._rest), len(view))
+        view[:count] = self._rest[:count]
+        self._rest = self._rest[count:]
+        if self._incoming.pace is not None:
+            self._incoming.pace(count)
+        return count
 
     @property
     def pace(self) -> Callable[[int], None] | None:
@@ -311,6 +308,8 @@ class ClientStream:
 
     def read_line(self, limit: int) -> bytes:
         """Read a line of chunked framing, without its CRLF. Raises S3ErrorResponse: it is too long. ClientGoneError."""
+        if self.holds_body:
+            self.write_continue()
         while (end := self._rest.find(b"\r\n")) < 0:
             if len(self._rest) > limit:
                 raise malformed("a chunk's line is too long")
@@ -346,6 +345,7 @@ class ClientStream:
 
     def write_continue(self) -> None:
         """Ask for the body that the client holds back."""
+        self.holds_body = False
         self.write(CONTINUE)
 
     def hang_up(self) -> None:

@@ -147,8 +147,8 @@ def test_body_lets_go_of_what_it_kept() -> None:
         io.BytesIO(bytes(1 << 20)).readinto,  # type: ignore[arg-type]
         length=1 << 20,
         keeps=True,
-        before_read=lambda: None,
         buffers=buffers,
+        memory=ByteBudget(4 << 20),
     )
     body.prefetch()
 

@@ -1,4 +1,4 @@
-"""The admin page for people, and what it knows of the last ten minutes.
+"""The admin listener: health, metrics, statistics, taking nodes out of service, and a page for people.
 
 The page is the file admin.html, in blocks that are filled in here; every value is escaped.
 """
@@ -15,7 +15,6 @@ import re
 import socket
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from email.utils import formatdate
 from html import escape
 from importlib import resources
 from socketserver import BaseRequestHandler
@@ -26,7 +25,7 @@ from urllib.parse import parse_qs
 from s3pool.config.files import read_source
 from s3pool.errors import ConfigError
 from s3pool.proxy.clients import refuse_foreign_pages
-from s3pool.proxy.errors import REASONS, ClientGoneError, S3ErrorResponse, forbidden, malformed
+from s3pool.proxy.errors import ClientGoneError, S3ErrorResponse, forbidden, malformed, own_answer
 from s3pool.proxy.event_loop import ThreadCache
 from s3pool.proxy.metrics import EVERY_S, LATENCY_BUCKETS, POOL, SPAN_S, Points, PoolHistory, Record, quantile
 from s3pool.proxy.request import RequestHead, parse_head
@@ -261,10 +260,10 @@ def admin_rules(settings: ProxySettings) -> AdminRules:
 
 
 class AdminServer(Listener):
-    """The admin HTTP server on its own address; one request per connection.
+    """The admin HTTP server on its own address; one request per connection, read as on the data side.
 
-    Heads are read by the parser of the data side, within its time. At most ``MOST_CONNECTIONS`` are open: who comes
-    after that takes the place of whoever has waited longest without a request. ``rules`` may be replaced while it runs.
+    At most ``MOST_CONNECTIONS`` are open: the next one takes the place of the one that has waited longest without a
+    request. ``rules`` may be replaced while it runs.
     """
 
     request_queue_size = 128
@@ -323,10 +322,8 @@ class AdminServer(Listener):
     def _serve(self, sock: socket.socket) -> None:
         try:
             stream = ClientStream(sock, speed_window=self.rules.header_timeout)
-            head, answer = self._answer(stream, sock)
-            if answer is not None:
-                has_body = head is None or head.method != "HEAD"
-                stream.write(_response(answer, has_body=has_body, policy=self._page.policy))
+            if answer := self._answer(stream, sock):
+                stream.write(answer)
                 with self._lock:  # what the client still says is no reason to keep its place
                     if sock in self._open:
                         self._open[sock] = False
@@ -336,22 +333,24 @@ class AdminServer(Listener):
         finally:
             self._release(sock)
 
-    def _answer(self, stream: ClientStream, sock: socket.socket) -> tuple[RequestHead | None, Answer | None]:
+    def _answer(self, stream: ClientStream, sock: socket.socket) -> bytes:
         head = None
         try:
             block = stream.read_head(idle_s=self.rules.header_timeout, head_s=self.rules.header_timeout)
             if block is None:
-                return None, None
+                return b""
             head = parse_head(block)
             refuse_foreign_pages(head, self.rules.names)
             form = _read_form(head, stream)
             with self._lock:
                 if sock not in self._open:
-                    return None, None
+                    return b""
                 self._open[sock] = True
-            return head, self._obey(head, form)
+            answer = self._obey(head, form)
         except S3ErrorResponse as denial:
-            return head, (denial.status, TEXT, f"{denial.detail}\n".encode())
+            answer = denial.status, TEXT, f"{denial.detail}\n".encode()
+        has_body = head is None or head.method != "HEAD"
+        return _response(answer, has_body=has_body, policy=self._page.policy)
 
     def _obey(self, head: RequestHead, form: Fields) -> Answer:
         query = parse_qs(head.query or "")
@@ -422,10 +421,6 @@ def _read_form(head: RequestHead, stream: ClientStream) -> Fields:
 def _response(answer: Answer, *, has_body: bool, policy: str) -> bytes:
     status, kind, body = answer
     lines = [
-        f"HTTP/1.1 {status} {REASONS[status]}",
-        f"Date: {formatdate(usegmt=True)}",
-        f"Content-Type: {kind}",
-        f"Content-Length: {len(body)}",
         "Cache-Control: no-store",
         "X-Content-Type-Options: nosniff",
         "X-Frame-Options: DENY",
@@ -435,4 +430,4 @@ def _response(answer: Answer, *, has_body: bool, policy: str) -> bytes:
         *(["Location: /"] if status == SEE_OTHER else []),
         "Connection: close",
     ]
-    return ("\r\n".join(lines) + "\r\n\r\n").encode() + (body if has_body else b"")
+    return own_answer(status, kind, body, *lines, has_body=has_body)

@@ -13,7 +13,7 @@ import re
 import time
 from calendar import timegm
 from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from operator import itemgetter
 from typing import NamedTuple
 
@@ -24,21 +24,7 @@ from s3pool.proxy.errors import S3ErrorResponse, forbidden, invalid, not_impleme
 from s3pool.proxy.operations import DIALECTS, V4_PARAMETERS
 from s3pool.proxy.request import CACHE_SIZE, HOP_BY_HOP, Index, RequestHead, Target
 from s3pool.record import dataclass, field
-from s3pool.s3.signing import (
-    ALGORITHM,
-    MAX_EXPIRES_S,
-    TIMESTAMP_FORMAT,
-    Mac,
-    beginning_to_sign,
-    canonical_path,
-    canonical_query,
-    canonical_request,
-    canonical_tail,
-    canonical_value,
-    derive_key,
-    signature,
-    string_to_sign,
-)
+from s3pool.s3 import signing
 from s3pool.units import parse_http_date
 
 MAX_SKEW_S = 15 * 60  # what AWS and RGW allow
@@ -68,10 +54,9 @@ class Seed:
 
 
 class Caller:
-    """The sender of verified requests; ``client`` is None for an anonymous one.
+    """The sender of verified requests; an anonymous one has no ``client`` and no ``access_key``.
 
-    ``payload`` is the value of x-amz-content-sha256 that was signed, ``is_framed`` whether that
-    means the aws-chunked form, ``access_key`` empty for an anonymous one.
+    ``payload`` is the x-amz-content-sha256 that was signed, ``is_framed`` whether that means the aws-chunked form.
     """
 
     __slots__ = ("access_key", "client", "form", "is_framed", "payload", "seed")
@@ -93,15 +78,13 @@ class Proof(NamedTuple):
     caller: Caller
     seconds: float
     tail: str
-    mac: Mac
+    mac: signing.Mac
 
 
 def form_of(head: RequestHead, target: Target) -> str:
     """Return how a request is signed. Raises S3ErrorResponse: in two ways, or in one that is not known here."""
     authorizations = head.values("authorization")
     forms = [_header_form(authorizations)] if authorizations else []
-    if not target.pairs:
-        return forms[0] if forms else ANONYMOUS
     names = target.names
     if names & {"X-Amz-Algorithm", "X-Amz-Signature", "X-Amz-Credential"}:
         forms.append(QUERY_V4)
@@ -115,7 +98,7 @@ def form_of(head: RequestHead, target: Target) -> str:
 def _header_form(values: Sequence[str]) -> str:
     if len(values) > 1:
         raise invalid("there is more than one Authorization field", reason="two_forms")
-    if values[0].startswith(ALGORITHM + " "):
+    if values[0].startswith(signing.ALGORITHM + " "):
         return HEADER_V4
     if values[0].startswith("AWS "):
         return HEADER_V2
@@ -156,7 +139,7 @@ class Verifier:
 
     def _remember(self, caller: Caller, claim: SignatureClaim, key: bytes, head: RequestHead) -> None:
         """Keep what followed from the fields of a request that was let in, where nothing else counts."""
-        index, credential = head.index, claim.credential
+        index = head.index
         front, _, claimed = head.value("authorization").rpartition("Signature=")
         has_all = len(index) == len(head.names) and "x-amz-date" in index and "x-amz-content-sha256" in index
         if not (has_all and head.is_cacheable and front.endswith((" ", ",")) and claimed == claim.signature):
@@ -164,9 +147,9 @@ class Verifier:
         if len(self._proofs) >= PROOFS:
             self._shapes, self._proofs = {}, {}
         shape = front, head.names, head.connection
-        select = self._shapes[shape] = itemgetter(*credential.signed)
-        tail = canonical_tail(_signed_values(credential, head), credential.signed, caller.payload)
-        mac = Mac(key, begins_with=beginning_to_sign(claim.timestamp, credential.scope))
+        select = self._shapes[shape] = itemgetter(*claim.signed)
+        tail = signing.canonical_tail(_signed_values(claim, head), claim.signed, caller.payload)
+        mac = signing.Mac(key, begins_with=signing.beginning_to_sign(claim.timestamp, claim.scope))
         self._proofs[shape, head.host, select(index)] = Proof(caller, claim.seconds, tail, mac)
 
     def verify(self, form: str, head: RequestHead, target: Target, *, now: float) -> Caller:
@@ -178,12 +161,12 @@ class Verifier:
             _check_expiry(claim.seconds, target.value("X-Amz-Expires"), now)
         payload = payload_of(form, head, target)
         _check_coverage(claim, head)
-        client, key = self._client_and_key(claim.credential)
+        client, key = self._client_and_key(claim)
         client = proven(client, holds=_holds(key, claim, head, target, payload), what="request")
         if client.session_token or target.pairs or "x-amz-security-token" in head.index:
             check_token(client, token_of(head, target))
         if payload in STREAMS:
-            seed = Seed(key, claim.timestamp, claim.credential.scope, claim.signature)
+            seed = Seed(key, claim.timestamp, claim.scope, claim.signature)
             return Caller(form, client, payload, seed)
         caller = Caller(form, client, payload)
         if form == HEADER_V4 and not target.pairs:
@@ -192,22 +175,22 @@ class Verifier:
 
     def verify_policy(self, fields: Mapping[str, str], policy: str) -> Client:
         """Return the client who signed an upload form's policy. Raises S3ErrorResponse: the signature does not hold."""
-        if fields.get("x-amz-algorithm") != ALGORITHM:
-            raise invalid(f"x-amz-algorithm must be {ALGORITHM}", reason="algorithm")
+        if fields.get("x-amz-algorithm") != signing.ALGORITHM:
+            raise invalid(f"x-amz-algorithm must be {signing.ALGORITHM}", reason="algorithm")
         words = [fields.get(f"x-amz-{name}", "") for name in ("credential", "signature", "date")]
         claim = make_claim(words[0], "host", words[1], words[2], malformed_header)
-        client, key = self._client_and_key(claim.credential)
-        holds = hmac.compare_digest(signature(key, policy.encode("utf-8", "surrogateescape")), claim.signature)
+        client, key = self._client_and_key(claim)
+        holds = hmac.compare_digest(signing.signature(key, policy.encode("utf-8", "surrogateescape")), claim.signature)
         return proven(client, holds=holds, what="policy")
 
-    def _client_and_key(self, credential: Credential) -> tuple[Client | None, bytes]:
+    def _client_and_key(self, claim: SignatureClaim) -> tuple[Client | None, bytes]:
         """Return the client, if it is known, and a key: an unknown one must take as long as a bad signature."""
-        client = self.clients.get(credential.access_key)
+        client = self.clients.get(claim.access_key)
         secret = client.secret_key if client else DUMMY_SECRET
-        name = (secret, credential.date, credential.region)
+        name = (secret, claim.date, claim.region)
         key = self._keys.get(name)
         if key is None:
-            key = derive_key(secret, credential.date, region=credential.region, service="s3")
+            key = signing.derive_key(secret, claim.date, region=claim.region, service="s3")
             if len(self._keys) >= KEY_CACHE_SIZE:
                 self._keys = {}
             self._keys[name] = key
@@ -225,26 +208,22 @@ def proven(client: Client | None, *, holds: bool, what: str) -> Client:
 
 def _holds(key: bytes, claim: SignatureClaim, head: RequestHead, target: Target, payload: str) -> bool:
     """Compare in constant time; both spellings of a path name one key, both orders of equal names one query."""
-    credential = claim.credential
-    values = _signed_values(credential, head)
-    canonical = head.path if head.path == target.path else canonical_path(head.path)
+    values = _signed_values(claim, head)
+    canonical = head.path if head.path == target.path else signing.canonical_path(head.path)
     query = head.query or ""
     paths = (canonical,) if canonical == head.path else (canonical, head.path)
-    queries = {canonical_query(query), canonical_query(query, by_value=False)} if query else ("",)
-    texts = [
-        canonical_request(head.method, path, query=text, values=values, signed=credential.signed, payload_hash=payload)
-        for path in paths
-        for text in queries
-    ]
-    signatures = [signature(key, string_to_sign(claim.timestamp, credential.scope, text)) for text in texts]
+    queries = {signing.canonical_query(query), signing.canonical_query(query, by_value=False)} if query else ("",)
+    form = partial(signing.canonical_request, head.method, values=values, signed=claim.signed, payload_hash=payload)
+    texts = [form(path, query=text) for path in paths for text in queries]
+    signatures = [signing.signature(key, signing.string_to_sign(claim.timestamp, claim.scope, text)) for text in texts]
     return any(hmac.compare_digest(expected, claim.signature) for expected in signatures)
 
 
-def _signed_values(credential: Credential, head: RequestHead) -> dict[str, str]:
+def _signed_values(claim: SignatureClaim, head: RequestHead) -> dict[str, str]:
     index = head.index
-    values = {name: index[name][0] for name in credential.signed}
+    values = {name: index[name][0] for name in claim.signed}
     if len(index) < len(head.names):
-        values |= {name: ",".join(map(canonical_value, index[name])) for name in credential.signed}
+        values |= {name: ",".join(map(signing.canonical_value, index[name])) for name in claim.signed}
     values["host"] = head.host
     return values
 
@@ -256,7 +235,7 @@ def check_skew(seconds: float, now: float) -> None:
 
 
 def _check_expiry(started: float, expires: str, now: float) -> None:
-    if not re.fullmatch(r"[0-9]{1,6}", expires) or not 1 <= int(expires) <= MAX_EXPIRES_S:
+    if not re.fullmatch(r"[0-9]{1,6}", expires) or not 1 <= int(expires) <= signing.MAX_EXPIRES_S:
         raise malformed_query("X-Amz-Expires must be 1 second to 7 days")
     if started > now + MAX_SKEW_S:
         raise forbidden("AccessDenied", "Request is not valid yet", reason="skew")
@@ -265,7 +244,7 @@ def _check_expiry(started: float, expires: str, now: float) -> None:
 
 
 def _check_coverage(claim: SignatureClaim, head: RequestHead) -> None:
-    signed = claim.credential.signed
+    signed = claim.signed
     if "host" not in signed:
         raise forbidden("AccessDenied", "the Host field must be signed", reason="coverage")
     refuse_unsigned(head, signed)
@@ -324,21 +303,14 @@ WORD = re.compile(r"(Credential|SignedHeaders|Signature)=([^,\s]+)")
 AUTHORIZATION_WORDS = frozenset({"Credential", "SignedHeaders", "Signature"})
 
 
-@dataclass(frozen=True, slots=True)
-class Credential:
-    """The credential that a request names, and the headers that it says are signed."""
+class SignatureClaim(NamedTuple):
+    """The signature of a request, its credential, the headers that it says are signed, and its time; not verified."""
 
     access_key: str
     date: str
     region: str
     scope: str
     signed: tuple[str, ...]
-
-
-class SignatureClaim(NamedTuple):
-    """The signature of a request with its credential and time, not yet verified."""
-
-    credential: Credential
     signature: str
     timestamp: str
     seconds: float
@@ -348,20 +320,18 @@ def read_claim(head: RequestHead) -> SignatureClaim:
     """Parse the Authorization field. Raises S3ErrorResponse: it is malformed."""
     given = head.values("x-amz-date")  # where it stands it counts, even if it is empty
     seconds = None if given else parse_http_date(head.value("date"))
-    plain = "" if seconds is None else time.strftime(TIMESTAMP_FORMAT, time.gmtime(seconds))
+    plain = "" if seconds is None else time.strftime(signing.TIMESTAMP_FORMAT, time.gmtime(seconds))
     timestamp = given[0] if given else plain
-    words = _authorization_words(head.value("authorization"))
-    if words.keys() != AUTHORIZATION_WORDS:
-        raise malformed_header("the Authorization field is malformed")
-    return make_claim(words["Credential"], words["SignedHeaders"], words["Signature"], timestamp, malformed_header)
-
-
-def _authorization_words(value: str) -> Mapping[str, str]:
-    """Return the words of an Authorization field, or an empty map if it is malformed."""
-    value = value.removeprefix(ALGORITHM)
+    value = head.value("authorization").removeprefix(signing.ALGORITHM)
     found = WORD.findall(value)
     words = dict(found)
-    return {} if len(found) != len(words) or WORD.sub("", value).strip(" ,\t") else words
+    if (
+        len(found) != len(AUTHORIZATION_WORDS)
+        or words.keys() != AUTHORIZATION_WORDS
+        or WORD.sub("", value).strip(" ,\t")
+    ):
+        raise malformed_header("the Authorization field is malformed")
+    return make_claim(words["Credential"], words["SignedHeaders"], words["Signature"], timestamp, malformed_header)
 
 
 def read_query_claim(target: Target) -> SignatureClaim:
@@ -373,41 +343,34 @@ def read_query_claim(target: Target) -> SignatureClaim:
             "X-Amz-Date, X-Amz-SignedHeaders, and X-Amz-Expires parameters."
         )
         raise malformed_query(detail)
-    if target.value("X-Amz-Algorithm") != ALGORITHM:
-        raise malformed_query(f'X-Amz-Algorithm only supports "{ALGORITHM}" here')
+    if target.value("X-Amz-Algorithm") != signing.ALGORITHM:
+        raise malformed_query(f'X-Amz-Algorithm only supports "{signing.ALGORITHM}" here')
     timestamp = target.value("X-Amz-Date")
     if read_timestamp(timestamp) is None:
         raise malformed_query("X-Amz-Date must be in the ISO8601 Long Format \"yyyyMMdd'T'HHmmss'Z'\"")
-    credential = target.value("X-Amz-Credential")
-    return make_claim(
-        credential, target.value("X-Amz-SignedHeaders"), target.value("X-Amz-Signature"), timestamp, malformed_query
-    )
+    words = [target.value(f"X-Amz-{name}") for name in ("Credential", "SignedHeaders", "Signature")]
+    return make_claim(words[0], words[1], words[2], timestamp, malformed_query)
 
 
 def make_claim(
     credential: str, signed_headers: str, claimed: str, timestamp: str, malformed: Callable[[str], S3ErrorResponse]
 ) -> SignatureClaim:
     """Return a claim of the parts of a signature; ``malformed`` makes the error of one that is none."""
-    found = _read_credential(credential, signed_headers, malformed)
-    if HEX_SIGNATURE.fullmatch(claimed) is None:
-        raise malformed("the signature or the list of signed headers is malformed")
-    if malformed is malformed_query and found.date != timestamp[:8]:
-        raise malformed("Invalid credential date, it is not that of X-Amz-Date")
-    seconds = read_timestamp(timestamp)
-    if seconds is None or found.date != timestamp[:8]:
-        raise forbidden("AccessDenied", "a valid x-amz-date, of the scope's day, is required", reason="date")
-    return SignatureClaim(found, claimed, timestamp, seconds)
-
-
-def _read_credential(credential: str, signed_headers: str, malformed: Callable[[str], S3ErrorResponse]) -> Credential:
     parts = credential.rsplit("/", 4)
     signed = tuple(signed_headers.split(";"))
     is_text = credential.isascii() and credential.isprintable() and len(credential) <= MAX_CREDENTIAL_LENGTH
     if not is_text or len(parts) != 5 or parts[3:] != ["s3", "aws4_request"] or not parts[0]:
         raise malformed("the credential's scope must be date/region/s3/aws4_request")
-    if SIGNED_NAMES.fullmatch(signed_headers) is None or signed != tuple(sorted(set(signed))):
+    is_list = SIGNED_NAMES.fullmatch(signed_headers) is not None and signed == tuple(sorted(set(signed)))
+    if not is_list or HEX_SIGNATURE.fullmatch(claimed) is None:
         raise malformed("the signature or the list of signed headers is malformed")
-    return Credential(parts[0], parts[1], parts[2], "/".join(parts[1:]), signed)
+    access_key, date, region = parts[:3]
+    if malformed is malformed_query and date != timestamp[:8]:
+        raise malformed("Invalid credential date, it is not that of X-Amz-Date")
+    seconds = read_timestamp(timestamp)
+    if seconds is None or date != timestamp[:8]:
+        raise forbidden("AccessDenied", "a valid x-amz-date, of the scope's day, is required", reason="date")
+    return SignatureClaim(access_key, date, region, "/".join(parts[1:]), signed, claimed, timestamp, seconds)
 
 
 def malformed_header(detail: str) -> S3ErrorResponse:
@@ -428,6 +391,6 @@ def read_timestamp(text: str) -> float | None:
 @lru_cache(CACHE_SIZE)
 def _seconds(text: str) -> float | None:
     try:
-        return float(timegm(time.strptime(text, TIMESTAMP_FORMAT))) if TIMESTAMP.fullmatch(text) else None
+        return float(timegm(time.strptime(text, signing.TIMESTAMP_FORMAT))) if TIMESTAMP.fullmatch(text) else None
     except ValueError:  # a 31st of February
         return None

@@ -13,18 +13,7 @@ import re
 from collections.abc import Mapping
 
 from s3pool.model import UNSIGNED_PAYLOAD
-from s3pool.proxy.auth import (
-    DUMMY_SECRET,
-    HEADER_V2,
-    QUERY_V2,
-    STREAMS,
-    Caller,
-    check_skew,
-    check_token,
-    proven,
-    refuse_unsigned,
-    token_of,
-)
+from s3pool.proxy import auth
 from s3pool.proxy.clients import Client
 from s3pool.proxy.errors import S3ErrorResponse, forbidden, invalid
 from s3pool.proxy.operations import EXACT_QUERIES, V2_PARAMETERS
@@ -49,11 +38,11 @@ AUTHORIZATION = re.compile(r"AWS ([^:\s]+):([A-Za-z0-9+/=]+)")
 
 def verify_v2(
     form: str, head: RequestHead, target: Target, *, clients: Mapping[str, Client], bucket_host: str, now: float
-) -> Caller:
+) -> auth.Caller:
     """Return the sender of a request. Raises S3ErrorResponse: the signature does not hold, or its time is over."""
-    _check_coverage(target, echoed(head, target) if form == QUERY_V2 else frozenset())
-    refuse_unsigned(head, [name for name in head.index if name.startswith("x-amz-")])
-    if form == HEADER_V2:
+    _check_coverage(target, echoed(head, target) if form == auth.QUERY_V2 else frozenset())
+    auth.refuse_unsigned(head, [name for name in head.index if name.startswith("x-amz-")])
+    if form == auth.HEADER_V2:
         access_key, claimed, date = _read_header(head, now)
     else:
         access_key, claimed, date = target.value("AWSAccessKeyId"), target.value("Signature"), target.value("Expires")
@@ -63,17 +52,17 @@ def verify_v2(
             raise forbidden("AccessDenied", "Request has expired", reason="expired")
     text = string_to_sign(head, target, date=date, bucket_host=bucket_host)
     client = check_signature(clients.get(access_key), text, claimed, what="request")
-    check_token(client, token_of(head, target))
-    if head.value("x-amz-content-sha256") in STREAMS:
+    auth.check_token(client, auth.token_of(head, target))
+    if head.value("x-amz-content-sha256") in auth.STREAMS:
         raise S3ErrorResponse(400, "InvalidRequest", "chunk signatures need Signature Version 4", reason="payload")
-    return Caller(form, client, UNSIGNED_PAYLOAD)
+    return auth.Caller(form, client, UNSIGNED_PAYLOAD)
 
 
 def check_signature(client: Client | None, text: bytes, claimed: str, *, what: str) -> Client:
     """Return the client of a signature that holds. Raises S3ErrorResponse: it does not, or nobody knows the client."""
-    secret = client.secret_key if client else DUMMY_SECRET
+    secret = client.secret_key if client else auth.DUMMY_SECRET
     expected = base64.b64encode(hmac.digest(secret.encode(), text, "sha1"))
-    return proven(client, holds=hmac.compare_digest(expected, claimed.encode("utf-8", "replace")), what=what)
+    return auth.proven(client, holds=hmac.compare_digest(expected, claimed.encode("utf-8", "replace")), what=what)
 
 
 def not_accepted() -> S3ErrorResponse:
@@ -84,12 +73,9 @@ def not_accepted() -> S3ErrorResponse:
 
 def echoed(head: RequestHead, target: Target) -> frozenset[str]:
     """Return the parameters that repeat a signed header, as boto3 adds them to V2 URLs."""
-    return frozenset(
-        name
-        for name in target.names
-        if (name in V2_HEADERS or name.startswith("x-amz-"))
-        and [*head.values(name)] == [value for other, value in target.parameters if other == name]
-    )
+    fields = [name for name in target.names if name in V2_HEADERS or name.startswith("x-amz-")]
+    values = {name: [value for other, value in target.parameters if other == name] for name in fields}
+    return frozenset(name for name in fields if [*head.values(name)] == values[name])
 
 
 def _check_coverage(target: Target, repeated: frozenset[str]) -> None:
@@ -112,7 +98,7 @@ def _read_header(head: RequestHead, now: float) -> tuple[str, str, str]:
     stamp = parse_http_date(text)
     if stamp is None or stamp < 0:  # no date, or one before 1970
         raise forbidden("AccessDenied", "a valid Date or x-amz-date is required", reason="date")
-    check_skew(stamp, now)
+    auth.check_skew(stamp, now)
     return match[1], match[2], "" if given else head.value("date")
 
 

@@ -138,21 +138,11 @@ class ClientBody:
     ``waits_for_continue`` says that the node was told to expect a body and is the one to ask for it.
     """
 
-    def __init__(
-        self,
-        read: Read,
-        *,
-        length: int,
-        keeps: bool,
-        buffers: Buffers,
-        memory: ByteBudget,
-        mover: LengthReader | None = None,
-        waits_for_continue: bool = False,
-    ) -> None:
+    def __init__(self, read: Read, *, length: int, keeps: bool, buffers: Buffers, memory: ByteBudget) -> None:
         self._read = read
         self._keeps = keeps
-        self._mover = mover
-        self.waits_for_continue = waits_for_continue
+        self.mover: LengthReader | None = None
+        self.waits_for_continue = False
         self._buffers = buffers
         self._memory = memory
         self._blocks: list[tuple[bytearray, int]] = []  # what is kept: buffers, and how much of each is filled
@@ -166,11 +156,6 @@ class ClientBody:
         """Return whether all bytes that were read can be sent again."""
         return self._keeps or not self._taken
 
-    @property
-    def is_read(self) -> bool:
-        """Return whether the whole body was read."""
-        return self._taken == self.length
-
     def rewind(self) -> None:
         """Go back to the first byte. Raises IntegrityError: bytes were read and not kept."""
         if not self.rewindable:
@@ -180,9 +165,9 @@ class ClientBody:
 
     def prefetch(self) -> bool:
         """Read the whole body into memory, only for one that keeps; False when there is no room for all of it."""
-        while not self.is_read and self._take_kept():
+        while self._taken < self.length and self._take_kept():
             continue
-        return self.is_read
+        return self._taken == self.length
 
     def send(self, sink: Sink) -> None:
         """Write the kept bytes, then the rest. Raises ClientGoneError, S3ErrorResponse: it is not what was signed."""
@@ -200,10 +185,9 @@ class ClientBody:
                 sent = filled
             elif sent == len(buffer):
                 place, sent = place + 1, 0
-            elif self.is_read or not self._take_kept():
+            elif self._taken == self.length or not self._take_kept():
                 break
-        if not self.is_read:
-            self._send_streamed(sink)
+        self._send_streamed(sink)
 
     def drop(self) -> None:
         """Free the kept bytes; the body cannot be sent again."""
@@ -233,7 +217,7 @@ class ClientBody:
         return True
 
     def _send_streamed(self, sink: Sink) -> None:
-        buffer = memoryview(bytearray(FIRST_BLOCK_BYTES))
+        buffer = memoryview(bytearray(min(FIRST_BLOCK_BYTES, self.length - self._taken)))
         while self._taken < self.length:
             count = self._fill(buffer[: min(self.length - self._taken, len(buffer))])
             self._taken += count
@@ -245,7 +229,7 @@ class ClientBody:
     def _splice(self, sink: Sink) -> None:
         """Let the kernel move the rest of a large body; nothing where it cannot."""
         left = self.length - self._taken
-        if self._mover is None or left < SPLICE_FROM_BYTES or not self._mover.can_splice or not takes_splice(sink):
+        if self.mover is None or left < SPLICE_FROM_BYTES or not self.mover.can_splice or not takes_splice(sink):
             return
         made = open_pipe()
         if made is None:
@@ -253,7 +237,7 @@ class ClientBody:
         with made as pipe:
             while self._taken < self.length:
                 # What was taken of the client cannot be sent again, wherever it is now.
-                count = pipe.push(self._mover.splice, sink, self.length - self._taken)
+                count = pipe.push(self.mover.splice, sink, self.length - self._taken)
                 self._taken += count
 
     def _fill(self, view: memoryview) -> int:

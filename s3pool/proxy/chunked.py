@@ -188,29 +188,23 @@ class AwsChunkedReader:
                     self._hasher.update(view[:count])
                 # The last byte is held back until all behind it is verified: with it, a node has the
                 # whole object and stores it.
-                if self._given == self.length:
-                    self._end()
+                while self._given == self.length and not self.is_done:
+                    self._next_chunk()
                 return count
             self._next_chunk()
         return 0
 
-    def _end(self) -> None:
-        while not self.is_done:
-            self._next_chunk()
-
     def _take(self, view: memoryview) -> int:
-        if self._chunk:
+        if not self._left:
             count = min(len(self._chunk), len(view))
             view[:count] = self._chunk[:count]
             self._chunk = self._chunk[count:]
             return count
-        if self._left:
-            count = self._source.readinto(view[: self._left])
-            if not count:
-                raise _bad_stream("the body ends inside a chunk")
-            self._left -= count
-            return count
-        return 0
+        count = self._source.readinto(view[: self._left])
+        if not count:
+            raise _bad_stream("the body ends inside a chunk")
+        self._left -= count
+        return count
 
     def _next_chunk(self) -> None:
         if not self._is_first and self._source.line("a chunk's end"):
@@ -283,22 +277,20 @@ class AwsChunkedReader:
             left -= len(line)
             if left < 0:
                 raise _bad_stream("the trailer is too long")
-            name, value = _trailer_field(line)
+            field = TRAILER_FIELD.fullmatch(line.rstrip(b" \t"))
+            if field is None:
+                raise _bad_trailer()
+            name, value = field[1].decode().lower(), field[2].decode()
             if name == TRAILER_SIGNATURE and self._is_signed:
                 claimed = value
                 break
             fields.append((name, value))
             if len(fields) == 1 and self._is_signed and self._trailer:
                 # minio-go writes an empty line between the trailer and its signature.
-                self._skip_blank()
+                what = "the trailer's signature"
+                self._source.push_back(self._source.line(what) or self._source.line(what))
         self._source.expect_end()
         self._check_trailer(fields, claimed)
-
-    def _skip_blank(self) -> None:
-        line = self._source.line("the trailer's signature")
-        if not line:
-            line = self._source.line("the trailer's signature")
-        self._source.push_back(line)
 
     def _check_trailer(self, fields: list[tuple[str, str]], claimed: str) -> None:
         expected = [self._trailer] if self._trailer else []
@@ -317,13 +309,6 @@ class AwsChunkedReader:
             computed = base64.b64encode(self._hasher.digest()).decode()
             if not hmac.compare_digest(computed, self.checksum):
                 raise S3ErrorResponse(400, "BadDigest", f"the {self._trailer} does not match the body", closes=True)
-
-
-def _trailer_field(line: bytes) -> tuple[str, str]:
-    field = TRAILER_FIELD.fullmatch(line.rstrip(b" \t"))
-    if field is None:
-        raise _bad_trailer()
-    return field[1].decode().lower(), field[2].decode()
 
 
 def _bad_trailer() -> S3ErrorResponse:

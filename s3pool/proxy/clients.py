@@ -23,7 +23,6 @@ from s3pool.record import dataclass, field
 from s3pool.s3.signing import KeyProvider
 
 KEYS = frozenset({"access_key", "secret_key", "buckets", "read_only", "backend", "expires", "limits", "bucket_limits"})
-BACKENDS = ("self", "pool")
 # What any node takes for the same bucket; RGW reads :b and tenant:b as other ones.
 BUCKET_NAME = re.compile(r"[A-Za-z0-9._-]+")
 DATE_FORMATS = ("%Y-%m-%d", "%Y-%m-%dT%H:%M:%SZ")
@@ -71,11 +70,6 @@ class Client:
             return True
         return BUCKET_NAME.fullmatch(bucket) is not None and any(fnmatchcase(bucket, glob) for glob in self.buckets)
 
-    @property
-    def is_limited(self) -> bool:
-        """Return whether the key has restrictions that the nodes do not check."""
-        return bool(self.buckets) or self.read_only
-
 
 def read_clients(entries: object, pool: Credentials | KeyProvider | None, *, where: str) -> dict[str, Client]:
     """Read a list of clients in YAML, by access key. Raises ConfigError: an entry is unfit; secrets are not shown."""
@@ -104,13 +98,17 @@ def _read_client(entry: object, pool: Credentials | KeyProvider | None, *, where
     if unknown:
         raise ConfigError(f"{where}: unknown key {unknown[0]}; there are: {', '.join(sorted(KEYS))}")
     access_key, secret_key = _text(entry, "access_key", where), _text(entry, "secret_key", where)
-    read_only = entry.get("read_only", False)
+    read_only, backend = entry.get("read_only", False), entry.get("backend", "self")
     if not isinstance(read_only, bool):
         raise ConfigError(f"{where}: read_only must be true or false")
+    if backend not in ("self", "pool"):
+        raise ConfigError(f"{where}: backend must be self or pool")
+    if backend == "pool" and pool is None:
+        raise ConfigError(f"{where}: backend is pool, but the pool has no credentials")
     return Client(
         access_key,
         secret_key,
-        credentials=_credentials(entry.get("backend", "self"), access_key, secret_key, pool=pool, where=where),
+        credentials=pool if backend == "pool" else Credentials(access_key, secret_key),
         buckets=_globs(entry.get("buckets"), where),
         read_only=read_only,
         expires=_expiry(entry.get("expires"), where),
@@ -124,18 +122,6 @@ def _text(entry: Mapping[object, object], key: str, where: str) -> str:
     if not isinstance(value, str) or not value:
         raise ConfigError(f"{where}: {key} must be text; put it in quotes")
     return value
-
-
-def _credentials(
-    backend: object, access_key: str, secret_key: str, *, pool: Credentials | KeyProvider | None, where: str
-) -> Credentials | KeyProvider:
-    if backend not in BACKENDS:
-        raise ConfigError(f"{where}: backend must be self or pool")
-    if backend == "self":
-        return Credentials(access_key, secret_key)
-    if pool is None:
-        raise ConfigError(f"{where}: backend is pool, but the pool has no credentials")
-    return pool
 
 
 def _globs(value: object, where: str) -> tuple[str, ...]:
@@ -229,7 +215,12 @@ def _read_v1(sock: socket.socket, line: bytes, until: float) -> str:
     found = V1.fullmatch(line)
     if found is None:
         raise ProxyProtocolError("a malformed PROXY header")
-    return _written_address(found[1].decode()) if found[1] else ""
+    if not found[1]:
+        return ""
+    try:
+        return plain_address(str(ipaddress.ip_address(found[1].decode())))
+    except ValueError as exc:
+        raise ProxyProtocolError("a malformed address in a PROXY header") from exc
 
 
 def _read_v2(sock: socket.socket, until: float) -> str:
@@ -243,13 +234,6 @@ def _read_v2(sock: socket.socket, until: float) -> str:
     if length < 2 * size + 4:
         raise ProxyProtocolError("a PROXY header of version 2 without its addresses")
     return plain_address(str(ipaddress.ip_address(block[:size])))
-
-
-def _written_address(text: str) -> str:
-    try:
-        return plain_address(str(ipaddress.ip_address(text)))
-    except ValueError as exc:
-        raise ProxyProtocolError("a malformed address in a PROXY header") from exc
 
 
 def _exactly(sock: socket.socket, count: int, until: float) -> bytes:

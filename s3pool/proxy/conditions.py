@@ -6,7 +6,7 @@ import re
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from s3pool.body import EMPTY_SHA256
@@ -53,18 +53,6 @@ SERVICE_PARAMETERS = frozenset(
     {"prefix", "max-buckets", "continuation-token", "bucket-region", "x-id", "events", "suffix", "ping"}
     | {"AWSAccessKeyId", "Signature", "Expires"}
 )
-
-
-def guard_admin(target: Target, method: str, reserved: Callable[[], Collection[str]]) -> None:
-    """Refuse paths and queries of a node's own administration; ``reserved`` returns their first segments."""
-    first = target.bucket.lower()
-    if first in ADMIN_NAMES and first in reserved():
-        raise forbidden("AccessDenied", "this path is not reachable through the proxy", reason="admin_path")
-    if target.bucket:
-        return
-    others = {name for name in target.names - SERVICE_PARAMETERS if not name.startswith("X-Amz-")}
-    if method not in ("GET", "HEAD") or others:
-        raise S3ErrorResponse(405, "MethodNotAllowed", "only the list of buckets can be asked of the service")
 
 
 TTL_S = 10.0  # somebody may switch versions on by another way
@@ -170,13 +158,21 @@ class NodeFacts:
 
     def __init__(self, forwarder: Forwarder) -> None:
         self._forwarder = forwarder
-        self._versioning = Versioning()
+        self.versioning = Versioning()
         self.server = UNKNOWN  # the kind of the nodes' server, once an answer told
 
-    def reserved_names(self, head: RequestHead) -> Collection[str]:
-        """Return the first segments of paths that are no buckets."""
-        self._learn_server(head)
-        return RESERVED[self.server]
+    def guard_admin(self, head: RequestHead, target: Target) -> None:
+        """Refuse paths and queries of a node's own administration. Raises S3ErrorResponse: it is one."""
+        first = target.bucket.lower()
+        if first in ADMIN_NAMES:
+            self._learn_server(head)
+            if first in RESERVED[self.server]:
+                raise forbidden("AccessDenied", "this path is not reachable through the proxy", reason="admin_path")
+        if target.bucket:
+            return
+        others = {name for name in target.names - SERVICE_PARAMETERS if not name.startswith("X-Amz-")}
+        if head.method not in ("GET", "HEAD") or others:
+            raise S3ErrorResponse(405, "MethodNotAllowed", "only the list of buckets can be asked of the service")
 
     def _learn_server(self, head: RequestHead) -> None:
         """Ask a node for its Server header, unless a response has told already."""
@@ -191,11 +187,7 @@ class NodeFacts:
 
     def keeps_no_versions(self, admitted: Admitted) -> bool:
         """Return whether a bucket never kept versions; False if that is unknown."""
-        return self._versioning.is_absent(admitted.target.bucket, lambda: self._ask_versioning(admitted))
-
-    def forget_versioning(self, bucket: str) -> None:
-        """Forget the state of a bucket, which is being changed."""
-        self._versioning.forget(bucket)
+        return self.versioning.is_absent(admitted.target.bucket, lambda: self._ask_versioning(admitted))
 
     def _ask_versioning(self, admitted: Admitted) -> str | None:
         path = "/" + admitted.target.path[1:].partition("/")[0]
@@ -212,9 +204,8 @@ class NodeFacts:
     def check_conditions(self, admitted: Admitted) -> None:
         """Check conditions that nodes may ignore. Raises S3ErrorResponse: they do not hold, or nobody can tell."""
         head, op = admitted.head, admitted.operation.name
-        if not (
-            (op in _OF_RGW and MAY_BE_IGNORED.intersection(head.index)) or MAY_BE_UNCHECKED.intersection(head.index)
-        ):
+        may_be_ignored = op in _OF_RGW and not MAY_BE_IGNORED.isdisjoint(head.index)
+        if not may_be_ignored and MAY_BE_UNCHECKED.isdisjoint(head.index):
             return
         self._learn_server(head)
         ignored = IGNORED[self.server].get(op, frozenset()).intersection(head.index)
@@ -254,11 +245,8 @@ class NodeFacts:
     def _check_source(self, admitted: Admitted) -> None:
         head = admitted.head
         path, _, query = head.value(COPY_SOURCE).partition("?")
-        fields = tuple(
-            (name.lower().removeprefix(SOURCE_PREFIX), value)
-            for name, value in head.fields
-            if name.lower() in SOURCE_CONDITIONS
-        )
+        conditions = [(name.lower(), value) for name, value in head.fields if name.lower() in SOURCE_CONDITIONS]
+        fields = tuple((name.removeprefix(SOURCE_PREFIX), value) for name, value in conditions)
         path = path if path.startswith("/") else f"/{path}"
         with self._asked(head, "HEAD", path, query or None, signer=admitted.signer, extra=fields) as response:
             if response.status in (PRECONDITION_FAILED, NOT_MODIFIED):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from email.utils import formatdate
 from http import HTTPStatus
 from xml.sax.saxutils import escape
 
@@ -42,6 +43,13 @@ class S3ErrorResponse(RefusedError):
 
 class ClientGoneError(IntegrityError):
     """The client closed the connection or stalled before its request was complete."""
+
+
+def own_answer(status: int, kind: str, body: bytes, *lines: str, has_body: bool = True) -> bytes:
+    """Return an answer that no node gave; ``lines`` are further ones of its head."""
+    own = (f"HTTP/1.1 {status} {REASONS[status]}", f"Date: {formatdate(usegmt=True)}", f"Content-Type: {kind}")
+    head = "\r\n".join((*own, f"Content-Length: {len(body)}", *lines))
+    return f"{head}\r\n\r\n".encode() + (body if has_body else b"")
 
 
 def malformed(detail: str, *, status: int = 400, code: str = "BadRequest") -> S3ErrorResponse:

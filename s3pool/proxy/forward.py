@@ -315,15 +315,10 @@ class ResponseCheck:
             response.close()
             raise ProtocolError(f"{response.endpoint} sent a long error", endpoint=str(response.endpoint))
         self.answer = response
-        return kind(
-            response.status,
-            code or f"HTTP{response.status}",
-            endpoint=str(response.endpoint),
-            op=self._operation.name,
-            server_time=parse_http_date(response.headers.get("date", "")),
-            final=final,
-            region=told_region(response.status, response.headers, response.body or b""),
-        )
+        status, headers, endpoint, op = response.status, response.headers, str(response.endpoint), self._operation.name
+        code, region = code or f"HTTP{status}", told_region(status, headers, response.body or b"")
+        at = parse_http_date(headers.get("date", ""))
+        return kind(status, code, endpoint=endpoint, op=op, server_time=at, final=final, region=region)
 
 
 class Forwarder:

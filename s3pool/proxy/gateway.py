@@ -12,71 +12,15 @@ from collections.abc import Callable, Mapping
 from s3pool.body import BytesBody
 from s3pool.model import UNSIGNED_PAYLOAD, Credentials, Endpoint, Response
 from s3pool.pool.exchange import NeedsThread
-from s3pool.proxy.auth import (
-    ANONYMOUS,
-    HEADER_V2,
-    HEADER_V4,
-    QUERY_V2,
-    QUERY_V4,
-    STREAMS,
-    UNSIGNED_STREAM_TRAILER,
-    Caller,
-    Verifier,
-    form_of,
-    payload_of,
-)
+from s3pool.proxy import auth, conditions, forms, forward, operations
 from s3pool.proxy.auth_v2 import not_accepted, verify_v2
 from s3pool.proxy.chunked import checksum_for
 from s3pool.proxy.clients import FORWARDED_FOR, FORWARDED_PROTO, Client, is_trusted, refuse_foreign_pages
-from s3pool.proxy.conditions import (
-    ADMIN_NAMES,
-    MAY_BE_UNCHECKED,
-    TRAILER_SERVERS,
-    NodeFacts,
-    UploadMap,
-    check_batch,
-    guard_admin,
-    kind_of,
-)
-from s3pool.proxy.errors import S3ErrorResponse, forbidden, invalid, not_implemented
-from s3pool.proxy.forms import (
-    FormReader,
-    Policy,
-    UploadForm,
-    boundary_of,
-    form_answer,
-    identify,
-    is_form,
-    put_head,
-    with_file_type,
-)
-from s3pool.proxy.forward import (
-    CONDITIONS,
-    PAYLOAD_FIELD,
-    Forwarder,
-    NodeRequest,
-    refuse_signed_forwarding,
-    signed_names,
-    without_framing,
-)
+from s3pool.proxy.errors import S3ErrorResponse, forbidden
 from s3pool.proxy.limits import BucketLimits, RateMeter, Rule, rules_of
-from s3pool.proxy.operations import (
-    AMBIGUOUS_KEY,
-    AMBIGUOUS_KEY_DETAIL,
-    COPY_SOURCE,
-    DOCUMENTS,
-    FORM_WORD,
-    NAMING_HEADERS,
-    DocumentSink,
-    S3Operation,
-    canonical_names,
-    check_document,
-    classify,
-    is_exact,
-)
 from s3pool.proxy.relay import with_location
 from s3pool.proxy.request import CACHE_SIZE, NO_NAMES, RequestHead, Target, read_target, virtual_bucket
-from s3pool.proxy.request_body import PASS, Admitted, BodyLoader, RequestBody, reader_for
+from s3pool.proxy.request_body import PASS, Admitted, BodyLoader, DocumentSink, RequestBody, reader_for
 from s3pool.proxy.settings import ProxySettings
 from s3pool.proxy.stream import ClientStream
 from s3pool.record import replace
@@ -87,7 +31,6 @@ OK = 200
 FORWARDED = frozenset({FORWARDED_FOR})
 TRACE_CONTEXT = frozenset({"traceparent", "tracestate"})
 VERIFY, PASSTHROUGH, OPEN = "verify", "passthrough", "open"
-PLAIN_READS = {method: classify(method, (), "bucket", "key", ()) for method in ("GET", "HEAD")}
 
 
 class Gateway:
@@ -96,7 +39,7 @@ class Gateway:
     def __init__(
         self,
         settings: ProxySettings,
-        forwarder: Forwarder,
+        forwarder: forward.Forwarder,
         *,
         clients: Mapping[str, Client],
         pool: Credentials | KeyProvider | None,
@@ -109,11 +52,11 @@ class Gateway:
         self.forwarder = forwarder
         self.loader = BodyLoader(settings)
         forwarder.memory = self.loader.budget
-        self.uploads = UploadMap() if settings.sticky else None
+        self.uploads = conditions.UploadMap() if settings.sticky else None
         self.name = f"s3pool-{secrets.token_hex(4)}"  # in Via, where a loop shows
         self._clients = clients
-        self._verifier = Verifier(clients)
-        self.node_facts = NodeFacts(forwarder)
+        self._verifier = auth.Verifier(clients)
+        self.node_facts = conditions.NodeFacts(forwarder)
         self._names = frozenset((*settings.domains, *settings.allowed_hosts, settings.listen.host.lower()))
         self.meter = meter or RateMeter()
         self._bucket_limits = bucket_limits
@@ -147,38 +90,44 @@ class Gateway:
             and admitted.operation.name in ("GetObject", "HeadObject")
             and head.keep_alive
             and not (head.is_http_1_0 or head.expects_continue or head.has_odd_expectation)
-            and MAY_BE_UNCHECKED.isdisjoint(head.names)
+            and conditions.MAY_BE_UNCHECKED.isdisjoint(head.names)
         )
 
     def admit(self, head: RequestHead, peer: str, *, may_wait: bool = True) -> Admitted:
-        """Authenticate and authorize a request before its body is read.
-
-        Raises S3ErrorResponse: it may not. NeedsThread: a node has to be asked, and ``may_wait`` is False.
-        """
+        """Return a request that may be made. Raises S3ErrorResponse: it may not. NeedsThread: a node must be asked."""
         if "via" in head.index and self.name in ",".join(head.index["via"]):
             raise S3ErrorResponse(508, "LoopDetected", "this request came through this proxy before", closes=True)
         settings = self.settings
         bucket_host = virtual_bucket(head.host, settings.domains) if settings.domains else ""
         target = read_target(head.path, head.query, bucket_host=bucket_host)
-        operation = _classify(head, target)
+        plain = (
+            operations.PLAIN_READS.get(head.method) if target.key and not target.pairs else None
+        )  # whatever else its head says
+        operation = plain or operations.operation_of(head, target)
         if settings.auth == OPEN:
             refuse_foreign_pages(head, self._names)
         elif settings.auth == PASSTHROUGH:
             if not is_trusted(peer, settings.trust_forwarded):
-                refuse_signed_forwarding(head, target)
-            return Admitted(head, target, _declared(head, target), operation, None)
+                forward.refuse_signed_forwarding(head, target)
+            payload = head.value(forward.PAYLOAD_FIELD) or target.value("X-Amz-Content-Sha256")  # as declared
+            return Admitted(head, target, auth.Caller(auth.ANONYMOUS, None, payload), operation, None)
         if head.has_odd_expectation:
             detail = "the only expectation met here is 100-continue"
             raise S3ErrorResponse(417, "ExpectationFailed", detail, closes=True)
-        if not target.bucket or target.bucket.lower() in ADMIN_NAMES:
+        if not target.bucket or target.bucket.lower() in conditions.ADMIN_NAMES:
             if not may_wait:
                 raise NeedsThread
-            guard_admin(target, head.method, lambda: self.node_facts.reserved_names(head))
-        if operation.name == "PostObject" and is_form(head) and not target.pairs and "authorization" not in head.index:
+            self.node_facts.guard_admin(head, target)
+        if (
+            operation.name == "PostObject"
+            and forms.is_form(head)
+            and not target.pairs
+            and "authorization" not in head.index
+        ):
             if target.key:
                 raise S3ErrorResponse(405, "MethodNotAllowed", "a form goes to its bucket; its field names the key")
             # Who sends it stands in the form.
-            return Admitted(head, target, Caller(ANONYMOUS, None, ""), operation, None, is_form=True)
+            return Admitted(head, target, auth.Caller(auth.ANONYMOUS, None, ""), operation, None, is_form=True)
         recognizes = settings.auth != OPEN and head.method != "OPTIONS"
         caller = self._verifier.recognize(head, target, now=self._now()) if recognizes else None
         caller = caller or self._identify(head, target, bucket_host)
@@ -188,48 +137,48 @@ class Gateway:
         return Admitted(head, target, caller, operation, signer, decodes)
 
     def _authorized(
-        self, client: Client | None, operation: S3Operation, head: RequestHead, target: Target
+        self, client: Client | None, operation: operations.S3Operation, head: RequestHead, target: Target
     ) -> RequestHead:
         """Return the head with canonical names, if the client may do this."""
         source_bucket = ""
-        if target.pairs or not NAMING_HEADERS.isdisjoint(head.names):
-            head, source_bucket = canonical_names(head, target)
+        if target.pairs or not operations.NAMING_HEADERS.isdisjoint(head.names):
+            head, source_bucket = operations.canonical_names(head, target)
         if client is not None and (client.buckets or client.read_only or client.expires):
             client.authorize(operation, target.bucket, source_bucket=source_bucket, now=self._now())
-            if client.is_limited:
-                _check_exact(operation, head, target)
+            if client.buckets or client.read_only:  # which the nodes do not check
+                operations.check_exact(operation, head, target)
         return head
 
-    def _decodes(self, head: RequestHead, caller: Caller) -> bool:
-        if self.settings.trailers == PASS and caller.payload == UNSIGNED_STREAM_TRAILER:
+    def _decodes(self, head: RequestHead, caller: auth.Caller) -> bool:
+        if self.settings.trailers == PASS and caller.payload == auth.UNSIGNED_STREAM_TRAILER:
             if trailer := head.value("x-amz-trailer").strip().lower():
                 checksum_for(trailer)
             return False
         return caller.is_framed
 
-    def _identify(self, head: RequestHead, target: Target, bucket_host: str) -> Caller:
-        form = form_of(head, target)
+    def _identify(self, head: RequestHead, target: Target, bucket_host: str) -> auth.Caller:
+        form = auth.form_of(head, target)
         if self.settings.auth == OPEN:
-            return Caller(form, None, payload_of(QUERY_V4, head, target))
+            return auth.Caller(form, None, auth.payload_of(auth.QUERY_V4, head, target))
         if head.method == "OPTIONS" and "origin" in head.index and "access-control-request-method" in head.index:
             # A browser asks before it sends the request; the bucket's rules decide, and nobody signs this.
-            return Caller(ANONYMOUS, None, "")
-        if form == ANONYMOUS or head.method == "OPTIONS":
+            return auth.Caller(auth.ANONYMOUS, None, "")
+        if form == auth.ANONYMOUS or head.method == "OPTIONS":
             return self._anonymous(head)
-        if form in (HEADER_V4, QUERY_V4):
+        if form in (auth.HEADER_V4, auth.QUERY_V4):
             return self._verifier.verify(form, head, target, now=self._now())
-        allowed = {"on": (HEADER_V2, QUERY_V2), "presigned": (QUERY_V2,), "off": ()}[self.settings.sigv2]
+        allowed = {"on": (auth.HEADER_V2, auth.QUERY_V2), "presigned": (auth.QUERY_V2,), "off": ()}[self.settings.sigv2]
         if form not in allowed:
             raise not_accepted()
         return verify_v2(form, head, target, clients=self._clients, bucket_host=bucket_host, now=self._now())
 
-    def _anonymous(self, head: RequestHead) -> Caller:
+    def _anonymous(self, head: RequestHead) -> auth.Caller:
         if self.settings.anonymous == "pass":
-            payload = head.value(PAYLOAD_FIELD)
-            return Caller(ANONYMOUS, None, payload if payload in STREAMS else "")
+            payload = head.value(forward.PAYLOAD_FIELD)
+            return auth.Caller(auth.ANONYMOUS, None, payload if payload in auth.STREAMS else "")
         raise forbidden("AccessDenied", "Access Denied", reason="anonymous")
 
-    def _signer_for(self, caller: Caller) -> Signer:
+    def _signer_for(self, caller: auth.Caller) -> Signer:
         signer = self._signers.get(caller.access_key)
         if signer is None:
             credentials = caller.client.credentials if caller.client is not None else None
@@ -246,20 +195,17 @@ class Gateway:
 
     def admit_form(
         self, admitted: Admitted, stream: ClientStream, on_admitted: Callable[[Admitted], None]
-    ) -> tuple[Admitted, RequestBody, UploadForm]:
-        """Read and admit an upload form; return the PUT it stands for, with its body.
-
-        ``on_admitted`` is told of the PUT before the file is read. Raises S3ErrorResponse: the policy forbids it.
-        """
+    ) -> tuple[Admitted, RequestBody, forms.UploadForm]:
+        """Read an upload form; return the PUT it stands for, which ``on_admitted`` gets before the file is read."""
         head, bucket = admitted.head, admitted.target.bucket
         reader = reader_for(head, stream)
-        boundary = boundary_of(head.value("content-type"))
-        source = FormReader(reader.readinto, boundary)
+        boundary = forms.boundary_of(head.value("content-type"))
+        source = forms.FormReader(reader.readinto, boundary)
         load = RequestBody()
         try:
             form = source.read_fields()
             form, caller, policy = self._identify_form(form, bucket)
-            put = self._admit_put(put_head(head, form, bucket), caller)
+            put = self._admit_put(forms.put_head(head, form, bucket), caller)
             on_admitted(put)
             load = self.loader.collected(source.readinto, reader, limit=policy.most if policy else None)
             source.drop_rest()
@@ -272,31 +218,28 @@ class Gateway:
             raise
         return put, load, form
 
-    def _identify_form(self, form: UploadForm, bucket: str) -> tuple[UploadForm, Caller, Policy | None]:
+    def _identify_form(
+        self, form: forms.UploadForm, bucket: str
+    ) -> tuple[forms.UploadForm, auth.Caller, forms.Policy | None]:
         if self.settings.auth == OPEN:
-            return with_file_type(form), Caller(ANONYMOUS, None, UNSIGNED_PAYLOAD), None
-        allows_v2, allows_anonymous = self.settings.sigv2 != "off", self.settings.anonymous == "pass"
-        return identify(
-            form, bucket, self._verifier, allows_v2=allows_v2, allows_anonymous=allows_anonymous, now=self._now()
-        )
+            return forms.with_file_type(form), auth.Caller(auth.ANONYMOUS, None, UNSIGNED_PAYLOAD), None
+        v2, anonymous = self.settings.sigv2 != "off", self.settings.anonymous == "pass"
+        return forms.identify(form, bucket, self._verifier, allows_v2=v2, allows_anonymous=anonymous, now=self._now())
 
-    def _admit_put(self, head: RequestHead, caller: Caller) -> Admitted:
+    def _admit_put(self, head: RequestHead, caller: auth.Caller) -> Admitted:
         target = read_target(head.path, None)
-        operation = _classify(head, target)
+        operation = operations.operation_of(head, target)
         head = self._authorized(caller.client, operation, head, target)
         # The form's own signature ends here: the PUT is signed by header.
-        caller = Caller(HEADER_V4, caller.client, caller.payload)
+        caller = auth.Caller(auth.HEADER_V4, caller.client, caller.payload)
         return Admitted(head, target, caller, operation, self._signer_for(caller))
 
     def load(self, admitted: Admitted, stream: ClientStream) -> RequestBody:
-        """Make the body ready for a node; one that names buckets or has conditions is read here first.
-
-        Raises S3ErrorResponse: its framing is broken, or what it names or asks for is not allowed.
-        """
+        """Make the body ready for a node; a document is judged first. Raises S3ErrorResponse: it is not allowed."""
         self.node_facts.check_conditions(admitted)
         load = self.loader.load(admitted, stream)
         client = admitted.caller.client
-        names = client is not None and bool(client.buckets) and admitted.operation.name in DOCUMENTS
+        names = client is not None and bool(client.buckets) and admitted.operation.name in operations.DOCUMENTS
         passes_over = self.node_facts.ignores_batch_conditions(admitted)
         if not (names or passes_over):
             return load
@@ -304,9 +247,9 @@ class Gateway:
         try:
             load.body.send(sink)
             if names and client is not None:
-                check_document(bytes(sink.content), client.admits)
+                operations.check_document(bytes(sink.content), client.admits)
             if passes_over:
-                check_batch(bytes(sink.content))
+                conditions.check_batch(bytes(sink.content))
         except BaseException as exc:
             self.loader.release(load)
             if isinstance(exc, S3ErrorResponse):
@@ -319,13 +262,15 @@ class Gateway:
 
     # -- what is sent on -----------------------------------------------------------------------
 
-    def node_request(self, admitted: Admitted, load: RequestBody, peer: str) -> NodeRequest:
+    def node_request(self, admitted: Admitted, load: RequestBody, peer: str) -> forward.NodeRequest:
         """Return the request to a node, whose head is built once the node is picked."""
         balancers = self.settings.trust_forwarded
         trusts = bool(balancers) and is_trusted(peer, balancers)
         head, caller, signer = admitted.head, admitted.caller, admitted.signer
-        return NodeRequest(
-            without_framing(head) if admitted.decodes and signer is not None and not load.is_rechunked else head,
+        return forward.NodeRequest(
+            forward.without_framing(head)
+            if admitted.decodes and signer is not None and not load.is_rechunked
+            else head,
             admitted.target,
             caller.form,
             signer,
@@ -342,8 +287,7 @@ class Gateway:
     def _keep_origin(self, peer: str) -> str:
         if len(self._origins) >= CACHE_SIZE:
             self._origins = {}
-        self._origins[peer] = origin = f"X-Forwarded-For: {peer}\r\n{self._scheme_line}{self._via_line}"
-        return origin
+        return self._origins.setdefault(peer, f"X-Forwarded-For: {peer}\r\n{self._scheme_line}{self._via_line}")
 
     def _origin(self, head: RequestHead, peer: str) -> str:
         """Return the lines that tell of the client of a trusted balancer, which may have told of TLS itself."""
@@ -355,37 +299,34 @@ class Gateway:
         """Return x-amz-content-sha256 for the node, or an empty string for none."""
         caller = admitted.caller
         if load.is_rechunked or (caller.is_framed and not admitted.decodes):
-            return UNSIGNED_STREAM_TRAILER
+            return auth.UNSIGNED_STREAM_TRAILER
         if caller.client is None and self.settings.auth != OPEN:
             return ""
         return UNSIGNED_PAYLOAD if admitted.decodes else caller.payload or UNSIGNED_PAYLOAD
 
-    def settle(self, admitted: Admitted) -> S3Operation:
+    def settle(self, admitted: Admitted) -> operations.S3Operation:
         """Return the operation with its retry rules, which depend on the bucket's versioning."""
         operation, bucket = admitted.operation, admitted.target.bucket
         if operation.name == "PutBucketVersioning":
-            self.node_facts.forget_versioning(bucket)
-        is_plain = operation.name == "PutObject" and not any(
-            name.lower() in CONDITIONS for name, _ in admitted.head.fields
-        )
+            self.node_facts.versioning.forget(bucket)
+        is_plain = operation.name == "PutObject" and forward.CONDITIONS.isdisjoint(admitted.head.index)
         if not self.settings.retry_ambiguous_put or not is_plain:
             return operation
         return replace(operation, ambiguous=self.node_facts.keeps_no_versions(admitted), after_500=operation.after_500)
 
     def may_resume(self, admitted: Admitted) -> bool:
         """Return whether the rest of an answer may be asked of another node."""
-        if admitted.operation.name != "GetObject" or "partNumber" in admitted.target.names:
+        head, target = admitted.head, admitted.target
+        if admitted.operation.name != "GetObject" or "partNumber" in target.names or "," in head.value("range"):
             return False
-        if "," in admitted.head.value("range"):
-            return False
-        return admitted.signer is not None or not signed_names(admitted.head, admitted.target) & {"range", "if-match"}
+        return admitted.signer is not None or forward.signed_names(head, target).isdisjoint({"range", "if-match"})
 
     def learn_server(self, headers: Mapping[str, str]) -> None:
         """Note which server the nodes run, as far as an answer tells."""
         if headers.get("server") == self._mute_server and "x-amz-request-id" not in headers:
             return
-        self.node_facts.server = server = kind_of(headers)
-        self.loader.takes_trailers = self.loader.takes_trailers or server in TRAILER_SERVERS
+        self.node_facts.server = server = conditions.kind_of(headers)
+        self.loader.takes_trailers = self.loader.takes_trailers or server in conditions.TRAILER_SERVERS
         if not server and "x-amz-request-id" not in headers:
             self._mute_server = headers.get("server", "")
 
@@ -395,7 +336,7 @@ class Gateway:
             self.uploads.put(parse_initiate(response.preload()), response.endpoint)
 
     def answer_for(
-        self, head: RequestHead, admitted: Admitted, response: Response, form: UploadForm | None
+        self, head: RequestHead, admitted: Admitted, response: Response, form: forms.UploadForm | None
     ) -> Response:
         """Return an answer as a client of this proxy is to see it, with the address of a new object here."""
         has_address = admitted.operation.name == "CompleteMultipartUpload" and admitted.signer is not None
@@ -406,31 +347,8 @@ class Gateway:
             return with_location(response, scheme=scheme, host=head.host)
         path, bucket = admitted.target.path, virtual_bucket(head.host, self.settings.domains)
         path = path.removeprefix(f"/{bucket}") if bucket else path
-        return form_answer(form, admitted.target.bucket, response, url=f"{scheme}://{head.host}{path}")
+        return forms.form_answer(form, admitted.target.bucket, response, url=f"{scheme}://{head.host}{path}")
 
     def owner_of(self, target: Target) -> Endpoint | None:
         """Return the node on which an upload was begun, in pools that keep to their keys."""
         return self.uploads.get(target.value("uploadId")) if self.uploads is not None else None
-
-
-def _declared(head: RequestHead, target: Target) -> Caller:
-    """Return the sender as declared, for requests that only the node verifies."""
-    return Caller(ANONYMOUS, None, head.value("x-amz-content-sha256") or target.value("X-Amz-Content-Sha256"))
-
-
-def _classify(head: RequestHead, target: Target) -> S3Operation:
-    if target.key and not target.pairs and head.method in PLAIN_READS:  # whatever else its head says
-        return PLAIN_READS[head.method]
-    is_any_form = head.method == "POST" and any(FORM_WORD in value.lower() for value in head.values("content-type"))
-    names = target.names if target.pairs else NO_NAMES
-    return classify(head.method, names, target.bucket, target.key, head.index, is_form=is_any_form)
-
-
-def _check_exact(operation: S3Operation, head: RequestHead, target: Target) -> None:
-    """Refuse a request that a node may take for another operation than the checked one."""
-    source = head.value(COPY_SOURCE).partition("?")[0].removeprefix("/")
-    if AMBIGUOUS_KEY.search(target.key) or AMBIGUOUS_KEY.search(source.partition("/")[2]):
-        raise invalid(AMBIGUOUS_KEY_DETAIL, reason="name")
-    if not is_exact(operation, head.method, target.parameters, key=target.key, headers=head.index):
-        detail = "a key with limits may not send this: the query or a header does not belong to the operation"
-        raise not_implemented(f"{detail} {operation.name}", reason="inexact")

@@ -55,6 +55,7 @@ class ByteBudget:
             self._left += count
 
 
+NODES_BUSY = "all connections to the storage are in use."
 MIXED_S = 60.0  # so long after another owner came a single one may not have more than half
 LOOK_S = 1.0  # how often it is looked whether whoever waits is still there
 SPARE_SHARE = 4  # a part of the places is left for who comes next, even by one that is alone
@@ -67,14 +68,7 @@ class FairSlots:
     more, but for a quarter that is kept for others: their first requests find it free.
     """
 
-    def __init__(
-        self,
-        size: int,
-        *,
-        kind: str = "slots",
-        detail: str = "all connections to the storage are in use.",
-        closes: bool = False,
-    ) -> None:
+    def __init__(self, size: int, *, kind: str = "slots", detail: str = NODES_BUSY, closes: bool = False) -> None:
         self.size = max(size, 1)
         self._kind, self._detail, self._closes = kind, detail, closes
         self._half = max(self.size // 2, 1)

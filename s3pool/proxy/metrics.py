@@ -15,6 +15,7 @@ from bisect import bisect_left
 from collections import Counter as Tally
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import accumulate, pairwise
 from types import SimpleNamespace
 from typing import Any
@@ -153,9 +154,8 @@ class Metrics:
             sums.add(record)
         if record.end == CLIENT_GONE:
             self._counters["client_gone"].labels(record.op).inc()
-        if record.resumes:
+        if record.resumes or record.replays:
             self._counters["resumes"].inc(record.resumes)
-        if record.replays:
             self._counters["replays"].inc(record.replays)
         if record.limited is not None:
             self._counters["limited"].labels(record.access_key, *record.limited).inc()
@@ -307,11 +307,8 @@ class AccessLog:
 
     def write(self, record: RequestRecord) -> None:
         """Append the line of one request. On a full disk the line is lost."""
-        with self._lock:
-            try:
-                os.write(self._fd, _line(record))
-            except OSError:
-                return
+        with self._lock, suppress(OSError):
+            os.write(self._fd, _line(record))
 
     def reopen(self) -> None:
         """Reopen the file after log rotation. Raises ConfigError: it cannot be opened; the old one stays."""

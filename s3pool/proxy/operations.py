@@ -9,7 +9,6 @@ host, RGW ``:b`` and ``tenant:b`` for the bucket b. Only what has one reading go
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Collection, Sequence
 from functools import lru_cache
@@ -26,6 +25,18 @@ UPLOADS = frozenset({"PutObject", "PostObject"})
 _BUCKET_WORDS = {"PUT": "CreateBucket", "DELETE": "DeleteBucket", "HEAD": "HeadBucket"}
 _OBJECT_WORDS = {"GET": "GetObject", "HEAD": "HeadObject", "PUT": "PutObject", "DELETE": "DeleteObject"}
 NOTIFICATIONS = "events"  # with which MinIO tells of changes as they happen, in an answer without end
+_LISTINGS = {
+    "uploads": "ListMultipartUploads",
+    "versions": "ListObjectVersions",
+    "list-type": "ListObjectsV2",
+    NOTIFICATIONS: "ListenNotification",
+}
+_OBJECT_POSTS = {
+    "uploads": "CreateMultipartUpload",
+    "uploadId": "CompleteMultipartUpload",
+    "restore": "RestoreObject",
+    "select": "SelectObjectContent",
+}
 _VERBS = {"GET": "Get", "HEAD": "Head", "PUT": "Put", "DELETE": "Delete", "POST": "Post", "OPTIONS": "Options"}
 # Sub-resources of S3 by their query parameter; anything else in a query is only a parameter.
 _NAMED = (
@@ -189,50 +200,53 @@ def _bucket_name(method: str, query: Collection[str]) -> str:
         return "DeleteObjects" if "delete" in query else "PostObject"
     if method != "GET":
         return ""
-    if "uploads" in query:
-        return "ListMultipartUploads"
-    if "versions" in query:
-        return "ListObjectVersions"
-    if "list-type" in query:
-        return "ListObjectsV2"
-    if NOTIFICATIONS in query:
-        return "ListenNotification"
-    return "" if any(parameter in query for parameter in SUBRESOURCES) else "ListObjects"
+    usual = "" if any(parameter in query for parameter in SUBRESOURCES) else "ListObjects"
+    return next((name for parameter, name in _LISTINGS.items() if parameter in query), usual)
 
 
 def _object_name(method: str, query: Collection[str], *, copies: bool, appends: bool) -> str:
     if method == "POST":
         return _object_post(query)
-    if method == "PUT" and "uploadId" in query:
-        return "UploadPartCopy" if copies else "UploadPart"
-    if method == "PUT" and ("append" in query or appends):
-        return "AppendObject"
-    if method == "PUT" and "renameObject" in query:
-        return "RenameObject"
-    if method == "PUT" and copies:
-        return "CopyObject"
+    if method != "PUT":
+        return {"GET": "ListParts", "DELETE": "AbortMultipartUpload"}.get(method, "") if "uploadId" in query else ""
     if "uploadId" in query:
-        return {"GET": "ListParts", "DELETE": "AbortMultipartUpload"}.get(method, "")
-    return ""
+        return "UploadPartCopy" if copies else "UploadPart"
+    if "append" in query or appends:
+        return "AppendObject"
+    if "renameObject" in query:
+        return "RenameObject"
+    return "CopyObject" if copies else ""
 
 
 def _object_post(query: Collection[str]) -> str:
-    names = {
-        "uploads": "CreateMultipartUpload",
-        "uploadId": "CompleteMultipartUpload",
-        "restore": "RestoreObject",
-        "select": "SelectObjectContent",
-    }
-    found = [name for parameter, name in names.items() if parameter in query]
+    found = [name for parameter, name in _OBJECT_POSTS.items() if parameter in query]
     if len(found) != 1 or (found == ["SelectObjectContent"] and "select-type" not in query):
         return "PostObject"  # which may not be repeated, and is no read
     return found[0]
 
 
-def is_exact(
+PLAIN_READS = {method: classify(method, (), "bucket", "key", ()) for method in ("GET", "HEAD")}
+
+
+def operation_of(head: RequestHead, target: Target) -> S3Operation:
+    """Return the operation of a request."""
+    is_form = head.method == "POST" and any(FORM_WORD in value.lower() for value in head.values("content-type"))
+    return classify(head.method, target.names, target.bucket, target.key, head.index, is_form=is_form)
+
+
+def check_exact(operation: S3Operation, head: RequestHead, target: Target) -> None:
+    """Refuse a request that a node may take for another one. Raises S3ErrorResponse: it may."""
+    source = head.value(COPY_SOURCE).partition("?")[0].removeprefix("/")
+    if AMBIGUOUS_KEY.search(target.key) or AMBIGUOUS_KEY.search(source.partition("/")[2]):
+        raise invalid(AMBIGUOUS_KEY_DETAIL, reason="name")
+    if not _is_exact(operation, head.method, target.parameters, key=target.key, headers=head.index):
+        detail = "a key with limits may not send this: the query or a header does not belong to the operation"
+        raise not_implemented(f"{detail} {operation.name}", reason="inexact")
+
+
+def _is_exact(
     operation: S3Operation, method: str, pairs: Sequence[tuple[str, str]], *, key: str, headers: Collection[str]
 ) -> bool:
-    """Return whether a node cannot read a request as another operation; ``pairs`` are the query's, decoded."""
     query = [name for name, _ in pairs if name not in _ANYWHERE and not name.lower().startswith("x-amz-")]
     needed, allowed = _exact_query(operation, method, query, key=key)
     values = dict(pairs)
@@ -294,7 +308,6 @@ VERSION_MARK = b"?versionId="  # RGW 16 looks for it behind the decoding when a 
 DOCUMENTS = frozenset(
     {"PutBucketLogging", "PutBucketInventoryConfiguration", "PutBucketReplication", "RestoreObject", "DeleteObjects"}
 )
-MAX_DOCUMENT_BYTES = 2 << 20  # a thousand long keys, with room for their escapes
 MAX_DEPTH = 20  # of a document; those of S3 have some eight levels
 UTF_8 = (None, "utf-8", "UTF-8")
 S3_ARN = re.compile(r"arn:[^:]*:s3")
@@ -357,11 +370,10 @@ def read_copy_source(value: str, *, is_part: bool = False) -> tuple[str, str]:
 
 
 def _rename_source(value: str) -> str:
-    lead = "/" if value.startswith("/") else ""
     key = _rewritten(value.removeprefix("/"), RENAME_SOURCE)
     if not key or key.startswith("/") or "?" in value:
         raise _bad_name(RENAME_SOURCE)
-    return lead + key
+    return f"/{key}" if value.startswith("/") else key
 
 
 def _rewritten(path: str, name: str) -> str:
@@ -425,23 +437,6 @@ def _texts(document: bytes) -> list[tuple[str, str]]:
     except (expat.ExpatError, UnicodeDecodeError) as exc:
         raise _unclear_document() from exc
     return texts
-
-
-class DocumentSink:
-    """Takes a body that names buckets into memory, to be looked at before a node has a byte of it."""
-
-    def __init__(self) -> None:
-        self.content = bytearray()
-
-    def write(self, block: bytes | bytearray | memoryview) -> None:
-        """Keep the block. Raises S3ErrorResponse: the document is larger than any that S3 knows."""
-        self.content += block
-        if len(self.content) > MAX_DOCUMENT_BYTES:
-            raise S3ErrorResponse(400, "MaxMessageLengthExceeded", "the document is too large", closes=True)
-
-    def send_file(self, fd: int, offset: int, count: int) -> None:
-        """Keep a range of a file."""
-        self.write(os.pread(fd, min(count, MAX_DOCUMENT_BYTES + 1), offset))
 
 
 def _unclear_document() -> S3ErrorResponse:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Iterable
-from email.utils import formatdate
 from functools import lru_cache
 from itertools import compress
 
@@ -13,7 +13,7 @@ from s3pool.model import BodyStream, Response
 from s3pool.pool.http1 import Head
 from s3pool.pool.splice import IS_POSSIBLE, SPLICE_FROM_BYTES, Pipe, open_pipe
 from s3pool.proxy.bodies import LengthReader
-from s3pool.proxy.errors import REASONS, ClientGoneError, S3ErrorResponse
+from s3pool.proxy.errors import ClientGoneError, S3ErrorResponse, own_answer
 from s3pool.proxy.request import HOP_BY_HOP, RequestHead, RequestRecord, connection_words
 from s3pool.proxy.stream import ClientStream
 
@@ -34,20 +34,13 @@ def refuse(
     keep_alive = keep_alive and _drop_body(stream, head, reader)
     record.status, record.code, record.denied = error.status, error.code, error.reason
     body = error.xml(head.path if head is not None else "", record.request_id)
-    lines = [
-        f"HTTP/1.1 {error.status} {REASONS[error.status]}",
-        f"Date: {formatdate(usegmt=True)}",
-        f"x-amz-request-id: {record.request_id}",
-        *(f"{name}: {value}" for name, value in error.fields),
-        "Content-Type: application/xml",
-        f"Content-Length: {len(body)}",
-    ]
+    lines = [f"x-amz-request-id: {record.request_id}", *(f"{name}: {value}" for name, value in error.fields)]
     if not keep_alive:
         lines.append("Connection: close")
     elif head is not None and head.is_http_1_0:
         lines.append("Connection: keep-alive")
-    text = ("\r\n".join(lines) + "\r\n\r\n").encode()
-    stream.write(text, b"" if head is not None and head.method == "HEAD" else body)
+    has_body = head is None or head.method != "HEAD"
+    stream.write(own_answer(error.status, "application/xml", body, *lines, has_body=has_body))
     return keep_alive
 
 
@@ -90,9 +83,8 @@ def answer_health(
     if head.length != 0:
         raise S3ErrorResponse(400, "InvalidRequest", "a question about health has no body", closes=True)
     record.status = 200
-    closing = "" if head.keep_alive else "Connection: close\r\n"
-    body = b"" if head.method == "HEAD" else b"ok\n"
-    stream.write(f"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 3\r\n{closing}\r\n".encode() + body)
+    closing = () if head.keep_alive else ("Connection: close",)
+    stream.write(own_answer(200, "text/plain", b"ok\n", *closing, has_body=head.method != "HEAD"))
     return head.keep_alive
 
 
@@ -144,17 +136,10 @@ class LocationRewriter:
         self._stream.close()
 
 
-def with_location(response: Response, *, scheme: str, host: str) -> Response:
+def with_location(said: Response, *, scheme: str, host: str) -> Response:
     """Return an answer in which the new object's address is this proxy's, not the node's."""
-    stream = LocationRewriter(response._stream, node=response.endpoint.netloc, scheme=scheme, host=host)
-    return Response(
-        response.status,
-        response.headers,
-        stream,
-        endpoint=response.endpoint,
-        reason=response.reason,
-        lines=response.lines,
-    )
+    stream = LocationRewriter(said._stream, node=said.endpoint.netloc, scheme=scheme, host=host)
+    return Response(said.status, said.headers, stream, endpoint=said.endpoint, reason=said.reason, lines=said.lines)
 
 
 BLOCK_BYTES = 128 * 1024
@@ -178,36 +163,29 @@ Resume = Callable[[int, int, str], Response]
 
 
 class Relay:
-    """One answer; ``write`` sends it to its end.
-
-    ``resume(first, last, etag)`` asks another node for the rest of an object, None where that
-    must not be done. ``on_first_byte`` is told when the head leaves.
-    """
+    """One answer; ``write`` sends it to its end, if it breaks off by ``resume(first, last, etag)`` of another node."""
 
     def __init__(
         self,
         stream: ClientStream,
+        record: RequestRecord,
         head: RequestHead,
         response: Response,
         *,
         keep_alive: bool,
-        resume: Resume | None = None,
-        resumes: int = 0,
-        eager: bool = False,
-        on_first_byte: Callable[[], None] = lambda: None,
+        is_eager: bool,
     ) -> None:
         self._stream = stream
+        self._record = record
         self._head = head
         self._first = response  # what the client is told of the answer, whoever sends its end
         self._response = response
-        self._resume = resume
-        self._resumes_left = resumes
-        self._eager = eager
-        self._on_first_byte = on_first_byte
+        self.resume: Resume | None = None
+        self.resumes_left = 0
+        self._eager = is_eager
         self._etag = response.headers.get("etag", "")
         self._sent = 0
         self._buffer: memoryview | None = None
-        self.resumes = 0
         self.is_begun = False  # something was sent to the client
         self.has_body = head.method != "HEAD" and response.status not in NO_BODY_STATUS
         is_open_ended = self.has_body and _length(response) is None
@@ -231,7 +209,7 @@ class Relay:
 
     def _start(self, *blocks: bytes | memoryview) -> None:
         self.is_begun = True
-        self._on_first_byte()
+        self._record.first_byte_s = time.monotonic() - self._record.started
         first = self._first
         head = answer_head(
             self._head, first, length=_length(first), keep_alive=self.keep_alive, chunked=self._is_chunked
@@ -319,13 +297,13 @@ class Relay:
     def _go_on_elsewhere(self, broken: TransportError) -> None:
         """Get the rest of the same object from another node, or give up with the first error."""
         span = _span(self._first)
-        if self._resume is None or span is None or not self._resumes_left or not self._etag:
+        if span is None or self.resume is None or not self.resumes_left or not self._etag:
             raise broken
         first, last, total = span
-        self._resumes_left -= 1
+        self.resumes_left -= 1
         self._response.close()
         try:
-            response = self._resume(first + self._sent, last, self._etag)
+            response = self.resume(first + self._sent, last, self._etag)
         except ClientGoneError:
             raise
         except S3PoolError as exc:
@@ -333,7 +311,7 @@ class Relay:
         if not self._is_the_rest(response, (first + self._sent, last, total)):
             response.close()
             raise broken
-        self.resumes += 1
+        self._record.resumes += 1
         self._response = response
 
     def _is_the_rest(self, response: Response, span: tuple[int, int, int]) -> bool:

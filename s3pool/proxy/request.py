@@ -54,7 +54,6 @@ PROTECTED_PREFIXES = ("x-amz-", "if-", "content-", "x-minio-", "x-rgw-", "x-goog
 
 # Fields that a signature of Version 2 covers once: a node that joins two of them stores another type.
 SINGLE = ("content-type", "content-md5")
-
 # Fields that say more about a request than a value to pass on.
 SPECIAL = frozenset({"transfer-encoding", "content-length", "connection", "expect", *SINGLE})
 Field = tuple[str, str]
@@ -68,14 +67,12 @@ def assume_present() -> None:
 
 @dataclass(slots=True)  # not frozen: one is made for every request
 class RequestHead:
-    """A request line and its fields, in the order and spelling of the client.
+    """A request line and its fields, in the order and spelling of the client; bytes as UTF-8 with surrogate escapes.
 
     ``path`` and ``query`` are the raw target's halves; ``query`` is None without a ``?``. ``length`` is None when the
-    body is chunked. Text stands for bytes through UTF-8 with surrogate escapes. ``has_odd_expectation`` says that
-    something else than 100-continue is expected; who answers may refuse that or pass over it. ``names`` are the fields'
-    names in lower case, ``lines`` the fields as they go on to a node, ``index`` all values of a field by such a name.
-    ``connection`` holds the options of the Connection field, ``is_cacheable`` whether caches may be asked about the
-    names. ``look_for_client`` raises ClientGoneError if the client has hung up.
+    body is chunked. ``has_odd_expectation``: another one than 100-continue. ``names`` are the fields' names in lower
+    case, ``lines`` the fields as they go on to a node, ``index`` all values by such a name, ``connection`` the options
+    of Connection. ``is_cacheable``: it is small. ``look_for_client`` raises ClientGoneError if the client has hung up.
     """
 
     method: str
@@ -141,23 +138,11 @@ def parse_head(block: bytes, look_for_client: Callable[[], None] = assume_presen
     words, expectation = NO_NAMES, None
     if not SPECIAL.isdisjoint(names):
         length, words, expectation = _special_fields(index, is_http_1_0=is_http_1_0)
+    keep_alive = ("keep-alive" in words or not is_http_1_0) and "close" not in words
+    expects, is_odd = expectation == CONTINUE and not is_http_1_0, expectation not in (None, CONTINUE)
     return RequestHead(
-        method,
-        path,
-        query,
-        host,
-        is_http_1_0,
-        fields,
-        names,
-        lines,
-        length,
-        keep_alive="keep-alive" in words and "close" not in words if is_http_1_0 else "close" not in words,
-        expects_continue=expectation == CONTINUE and not is_http_1_0,
-        has_odd_expectation=expectation not in (None, CONTINUE),
-        connection=words,
-        index=index,
-        is_cacheable=is_cacheable,
-        look_for_client=look_for_client,
+        *(method, path, query, host, is_http_1_0, fields, names, lines, length),
+        *(keep_alive, expects, is_odd, words, index, is_cacheable, look_for_client),
     )
 
 
@@ -211,7 +196,8 @@ def _odd_host(index: Index, *, is_http_1_0: bool) -> str:
 def _special_fields(index: Index, *, is_http_1_0: bool) -> tuple[int | None, frozenset[str], str | None]:
     """Return the body's length, the options of Connection, and the expectation."""
     words = connection_words(index.get("connection", ()))
-    _check_connection(words)
+    if any(word in PROTECTED or word.startswith(PROTECTED_PREFIXES) for word in words):
+        raise malformed("the Connection field names a field that is not of this connection")
     for name in SINGLE:
         _only(index, name)
     expectation = _only(index, "expect")
@@ -261,11 +247,6 @@ def connection_words(values: Iterable[str]) -> frozenset[str]:
     return frozenset(word.strip(" \t").lower() for value in values for word in value.split(",") if word.strip(" \t"))
 
 
-def _check_connection(words: frozenset[str]) -> None:
-    if any(word in PROTECTED or word.startswith(PROTECTED_PREFIXES) for word in words):
-        raise malformed("the Connection field names a field that is not of this connection")
-
-
 PLAIN_TARGET = re.compile(r"/(?!\.{1,2}/)([A-Za-z0-9\-._~]+)/([A-Za-z0-9/\-._~]*)")  # bucket and key, nothing to decode
 CONTROL = re.compile("%(?:0[0-8A-F]|1[0-9A-F]|7F)")  # in canonical spelling
 
@@ -305,11 +286,8 @@ class Target:
 
     def query_without(self, dropped: Collection[str]) -> str:
         """Return the query as it goes to a backend, the named parameters left out."""
-        return "&".join(
-            f"{name}={value}" if has_value else name
-            for name, value, has_value in self.pairs
-            if _decode(name) not in dropped
-        )
+        kept = [pair for pair in self.pairs if _decode(pair[0]) not in dropped]
+        return "&".join(f"{name}={value}" if has_value else name for name, value, has_value in kept)
 
 
 def read_target(path: str, query: str | None, *, bucket_host: str = "") -> Target:
@@ -345,9 +323,7 @@ def _component(text: str) -> str:
 
 
 def _decode(text: str) -> str:
-    if "%" not in text:
-        return text
-    return unquote_to_bytes(text).decode("utf-8", "surrogateescape")
+    return unquote_to_bytes(text).decode("utf-8", "surrogateescape") if "%" in text else text
 
 
 def virtual_bucket(host: str, domains: Collection[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 from s3pool.body import EMPTY_BODY, EMPTY_SHA256, Body
@@ -163,28 +164,14 @@ class BodyLoader:
         mover = reader if read == reader.readinto and isinstance(reader, LengthReader) else None
         # Where the node is the one to judge, it is to do so before the body is asked for.
         asks = admitted.head.expects_continue and (admitted.signer is None or admitted.caller.form == ANONYMOUS)
-        body = self._client_body(admitted, read, length, mover=mover, waits_for_continue=asks)
+        body = self._client_body(admitted, read, length)
+        body.mover, body.waits_for_continue = mover, asks
         load = RequestBody(body, reader, length, expects_continue=asks)
         return load if asks else self._prefetched(load, body)
 
-    def _client_body(
-        self,
-        admitted: Admitted,
-        read: Read,
-        length: int,
-        *,
-        mover: LengthReader | None = None,
-        waits_for_continue: bool = False,
-    ) -> ClientBody:
-        return ClientBody(
-            read,
-            length=length,
-            keeps=self._keeps(admitted.operation, length),
-            buffers=self._buffers,
-            memory=self.budget,
-            mover=mover,
-            waits_for_continue=waits_for_continue,
-        )
+    def _client_body(self, admitted: Admitted, read: Read, length: int) -> ClientBody:
+        keeps = self._keeps(admitted.operation, length)
+        return ClientBody(read, length=length, keeps=keeps, buffers=self._buffers, memory=self.budget)
 
     def _prefetched(self, load: RequestBody, body: ClientBody) -> RequestBody:
         """Read a small body before a node is asked: however slowly it comes, it holds nothing that others need."""
@@ -292,3 +279,23 @@ def trailer_of(admitted: Admitted) -> str:
     if admitted.caller.payload not in (SIGNED_STREAM_TRAILER, UNSIGNED_STREAM_TRAILER):
         return ""
     return admitted.head.value("x-amz-trailer").strip().lower()
+
+
+MAX_DOCUMENT_BYTES = 2 << 20  # a thousand long keys, with room for their escapes
+
+
+class DocumentSink:
+    """Takes a body that names buckets into memory, to be looked at before a node has a byte of it."""
+
+    def __init__(self) -> None:
+        self.content = bytearray()
+
+    def write(self, block: bytes | bytearray | memoryview) -> None:
+        """Keep the block. Raises S3ErrorResponse: the document is larger than any that S3 knows."""
+        self.content += block
+        if len(self.content) > MAX_DOCUMENT_BYTES:
+            raise S3ErrorResponse(400, "MaxMessageLengthExceeded", "the document is too large", closes=True)
+
+    def send_file(self, fd: int, offset: int, count: int) -> None:
+        """Keep a range of a file."""
+        self.write(os.pread(fd, min(count, MAX_DOCUMENT_BYTES + 1), offset))

@@ -292,16 +292,12 @@ class RequestHandler:
         if response.body is None:
             self._stream.note_end()
         gateway.learn_upload(operation.name, response)
-        relay = Relay(
-            self._stream,
-            head,
-            gateway.answer_for(head, admitted, response, form),
-            keep_alive=head.keep_alive and self._is_taken() and not self._host.is_draining,
-            resume=resume if gateway.may_resume(admitted) else None,
-            resumes=gateway.settings.resume_get,
-            eager=operation.is_eager,
-            on_first_byte=self._note_first_byte,
-        )
+        answer, reader = gateway.answer_for(head, admitted, response, form), self._load.reader
+        is_taken = reader is None or reader.is_done  # the client's next byte begins a new request
+        keep_alive = head.keep_alive and is_taken and not self._host.is_draining
+        resumes = gateway.settings.resume_get if gateway.may_resume(admitted) else 0
+        relay = Relay(self._stream, self.record, head, answer, keep_alive=keep_alive, is_eager=operation.is_eager)
+        relay.resume, relay.resumes_left = resume, resumes
         return self._relay(relay)
 
     def _make_ready(self, head: RequestHead, admitted: Admitted) -> tuple[Admitted, UploadForm | None]:
@@ -330,11 +326,6 @@ class RequestHandler:
         except S3ErrorResponse as error:
             return self._refuse(error)
 
-    def _is_taken(self) -> bool:
-        """Return whether the next byte of the client begins a new request."""
-        reader = self._load.reader
-        return reader is None or reader.is_done
-
     def _note(self, answer: Response | Head, body: bytes | None) -> None:
         record = self.record
         record.status = answer.status
@@ -343,9 +334,6 @@ class RequestHandler:
             record.code = parse_error(body)[0]
         if not self._gateway.node_facts.server:
             self._gateway.learn_server(answer.headers)
-
-    def _note_first_byte(self) -> None:
-        self.record.first_byte_s = time.monotonic() - self.record.started
 
     def _relay(self, relay: Relay) -> bool:
         try:
@@ -359,6 +347,5 @@ class RequestHandler:
             self._stream.abort()
             raise ClientGoneError("the answer was broken off") from exc
         finally:
-            self.record.resumes = relay.resumes
             relay.close()
         return relay.keep_alive

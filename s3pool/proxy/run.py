@@ -39,85 +39,62 @@ COLLECT_AFTER = 10_000  # new objects; requests leave no cycles behind, so there
 
 
 class Proxy:
-    """One proxy process, ready to be started.
+    """One proxy process, ready to be started; ``load`` reads the configuration, now and for a reload.
 
-    ``load`` reads the configuration, now and for a reload. Among several processes some have
-    no admin listener, and one has no server for S3 clients; ``merge`` adds the others' state.
+    Among several some have no admin listener, and one has no server for clients; ``merge`` adds the others' state.
     """
 
     def __init__(
-        self,
-        load: LoadConfig,
-        *,
-        has_server: bool = True,
-        has_admin: bool = True,
-        multiprocess: bool = False,
-        meter: RateMeter | None = None,
+        self, load: LoadConfig, *, has_server: bool = True, has_admin: bool = True, meter: RateMeter | None = None
     ) -> None:
         self._load = load
         config, self.settings = load()
         tls = server_context(self.settings)
-        self.metrics = Metrics(multiprocess=multiprocess)
+        self.metrics = Metrics(multiprocess=not (has_server and has_admin))
         self._meter = meter or RateMeter()
         self.pool = ProxyPool(open_gateway(config, self.settings, self._meter))
         self.log = AccessLog(self.settings.access_log) if self.settings.access_log != OFF else None
         self.merge: Callable[[Record], Record] = lambda own: own
-        self._server: ProxyServer | None = None
+        self.server: ProxyServer | None = None
         self.admin: AdminServer | None = None
         self.is_draining = False
         self._end_traces: Callable[[], None] = lambda: None
         self.history = PoolHistory()
         try:
             if has_server:
-                self._server = ProxyServer(
+                self.server = ProxyServer(
                     self.settings.listen, self.pool.gateway, metrics=self.metrics, log=self.log, tls=tls
                 )
                 if self.settings.tracing:
                     from s3pool.tracing import Tracer  # an extra, which few have
 
                     tracer = Tracer("s3pool-proxy")
-                    self._server.trace, self._end_traces = tracer.add_served, tracer.close
+                    self.server.trace, self._end_traces = tracer.add_served, tracer.close
             if has_admin and self.settings.admin_listen is not None:
                 self.admin = AdminServer(self.settings.admin_listen, self._desk(), admin_rules(self.settings))
         except BaseException:
-            if self._server is not None:
-                self._server.server_close()
+            if self.server is not None:
+                self.server.server_close()
             raise
         self._thread: threading.Thread | None = None
 
     @property
-    def server(self) -> ProxyServer:
-        """Return the server for S3 clients, which there must be."""
-        if self._server is None:
-            raise RuntimeError("this process serves no S3 clients")
-        return self._server
-
-    @property
     def address(self) -> Address:
         """Return the listening address with its actual port."""
-        if self.settings.listen.path:
-            return self.settings.listen
-        host, port = self.server.server_address[:2]
-        return Address(str(host), int(port))
+        return self.settings.listen if self.server is None else self.server.address
 
     @property
     def admin_address(self) -> Address | None:
         """Return the admin listener's address, None without one."""
-        host, port = self.admin.server_address[:2] if self.admin is not None else ("", 0)
-        return Address(str(host), int(port)) if self.admin is not None else None
-
-    @property
-    def url(self) -> str:
-        """Return the endpoint URL for clients."""
-        return self.address.url(is_tls=bool(self.settings.tls_cert))
+        return self.admin.address if self.admin is not None else None
 
     def start(self, *, probes: bool = True) -> None:
         """Watch the nodes and take connections, in threads."""
         if probes:
             self.pool.start()
-        if self._server is not None:
+        if self.server is not None:
             self._thread = threading.Thread(
-                target=self._server.serve_forever, args=(ACCEPT_POLL_S,), name="s3pool-accept", daemon=True
+                target=self.server.serve_forever, args=(ACCEPT_POLL_S,), name="s3pool-accept", daemon=True
             )
             self._thread.start()
         if self.admin is not None:
@@ -145,7 +122,7 @@ class Proxy:
     @property
     def connections(self) -> int:
         """Return the number of S3 clients' open connections."""
-        return self._server.connections if self._server is not None else 0
+        return self.server.connections if self.server is not None else 0
 
     def reload(self) -> None:
         """Reload the configuration; an invalid one is logged and changes nothing."""
@@ -169,14 +146,14 @@ class Proxy:
         logger.info("the configuration was reloaded")
 
     def _publish(self, gateway: Gateway, tls: ssl.SSLContext | None) -> None:
-        if self._server is not None:
-            self._server.gateway = gateway
-            self._server.tls = tls
+        if self.server is not None:
+            self.server.gateway = gateway
+            self.server.tls = tls
 
     def drain(self, *, is_urgent: Callable[[], bool] = lambda: False) -> bool:
         """End: no new connections, running requests finish; say whether all did."""
         self.is_draining = True
-        return self._server is None or self._server.drain(is_urgent=is_urgent)
+        return self.server is None or self.server.drain(is_urgent=is_urgent)
 
     def close(self) -> None:
         """Close what is open."""

@@ -22,7 +22,7 @@ from typing import Any
 
 from s3pool.errors import ConfigError
 from s3pool.proxy.clients import ProxyProtocolError, is_trusted, plain_address, read_header
-from s3pool.proxy.errors import unavailable
+from s3pool.proxy.errors import own_answer, unavailable
 from s3pool.proxy.event_loop import IS_POSSIBLE, Connection, EventLoop, ThreadCache
 from s3pool.proxy.gateway import Gateway
 from s3pool.proxy.metrics import AccessLog, Metrics
@@ -63,6 +63,8 @@ class Listener(ThreadingHTTPServer):
             super().__init__(place, handler)
         except OSError as exc:
             raise ConfigError(f"cannot listen on {address}{whom}: {exc.strerror or exc}") from exc
+        host, port = self.server_address[:2]
+        self.address = address if address.path else Address(str(host), int(port))  # the port that it got
 
     def server_bind(self) -> None:
         """Bind without asking a name server for our own name."""
@@ -82,9 +84,8 @@ class ConnectionHandler(BaseRequestHandler):
 class ProxyServer(Listener):
     """Accepts connections up to a bound, serves them in an event loop or in threads, and ends without losing any.
 
-    http.server listens, accepts and runs the handler; every byte of HTTP is read by our own
-    parser. Plain connections wait in the event loop and get a thread for what the loop does not
-    do; those with TLS have one throughout. ``gateway`` and ``tls`` may be replaced while it runs.
+    Plain connections wait in the event loop and get a thread for what it does not do; those with TLS have one
+    throughout. Our own parser reads every byte of HTTP. ``gateway`` and ``tls`` may be replaced while it runs.
     """
 
     request_queue_size = BACKLOG
@@ -306,12 +307,8 @@ class ProxyServer(Listener):
         with contextlib.suppress(OSError):
             if self.tls is None:
                 body = unavailable("too many connections; try again").xml("", "")
-                head = (
-                    "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Type: application/xml\r\n"
-                    f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
-                )
                 sock.setblocking(False)
-                sock.send(head.encode() + body)
+                sock.send(own_answer(503, "application/xml", body, "Retry-After: 1", "Connection: close"))
                 sock.shutdown(socket.SHUT_WR)
         sock.close()
 
@@ -389,10 +386,9 @@ class ProxyServer(Listener):
     # -- the end -------------------------------------------------------------------------------
 
     def drain(self, *, is_urgent: Callable[[], bool] = lambda: False) -> bool:
-        """Stop accepting, let running requests finish, and say whether all did in time.
+        """Stop accepting, let running requests finish, and return whether all did in time, unless it ``is_urgent``.
 
         Health answers 503 for ``drain_delay`` before that, so that balancers notice.
-        ``is_urgent`` is asked often: True ends the waiting at once.
         """
         self.is_draining = True
         until = time.monotonic() + self.settings.drain_delay

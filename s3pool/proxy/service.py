@@ -6,7 +6,6 @@ import contextlib
 import logging
 import os
 import resource
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -198,8 +197,6 @@ class ProxyPool:
     """The current session, which a reload replaces."""
 
     def __init__(self, opened: OpenGateway) -> None:
-        # Guards the exchange of the session; nothing waits while it is held.
-        self._lock = threading.Lock()
         self._opened = opened
         self._probes = False
         self._started = time.time()
@@ -226,8 +223,7 @@ class ProxyPool:
             node.is_draining = node.endpoint in drained
         if self._probes:
             opened.checker.start()
-        with self._lock:
-            old, self._opened = self._opened, opened
+        old, self._opened = self._opened, opened
         publish(opened.gateway)
         old.close()
 
@@ -265,15 +261,16 @@ class ProxyPool:
         }
 
 
+COUNTED = ("throttled", "retries", "bytes_sent", "bytes_received", "last_error")
+
+
 def _node_record(node: Node, skews: Mapping[Endpoint, float]) -> dict[str, Any]:
     """Return everything about one endpoint, ready for JSON."""
     stats = node.counters.snapshot(node.endpoint.url, node.breaker.state, node.breaker.ejections)
     return {
-        "endpoint": stats.endpoint,
-        "state": stats.state,
+        **{name: getattr(stats, name) for name in ("endpoint", "state")},
         "health": _health(node),
-        "ejections": stats.ejections,
-        "hedges": stats.hedges,
+        **{name: getattr(stats, name) for name in ("ejections", "hedges")},
         "drained": node.is_draining,
         "tier": node.priority,
         "zone": node.endpoint.zone,
@@ -282,15 +279,9 @@ def _node_record(node: Node, skews: Mapping[Endpoint, float]) -> dict[str, Any]:
         "latency_ms": round(node.latency_s * 1000, 3),
         "answers": stats.timed,
         "answer_seconds": round(stats.seconds, 6),
-        "requests": stats.requests,
-        "failures": stats.failures,
-        "failure_kinds": stats.failure_kinds,
+        **{name: getattr(stats, name) for name in ("requests", "failures", "failure_kinds")},
         "connections": node.connections.counts.snapshot(),
-        "throttled": stats.throttled,
-        "retries": stats.retries,
-        "bytes_sent": stats.bytes_sent,
-        "bytes_received": stats.bytes_received,
-        "last_error": stats.last_error,
+        **{name: getattr(stats, name) for name in COUNTED},
         "clock_skew_s": skews.get(node.endpoint),
     }
 

@@ -23,6 +23,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from s3pool.config.options import Config
 from s3pool.errors import ConfigError, S3PoolError
 from s3pool.pool.node import CLOSED, OPEN, Node
 from s3pool.proxy.limits import RateMeter
@@ -38,11 +39,9 @@ POLL_S = 0.2
 READY_POLL_S = 0.02
 FAILED = 1
 
-
 SNAPSHOT = "orders.json"
 SUMMED = ("in_flight", "requests", "failures", "throttled", "retries", "hedges", "answers", "answer_seconds",
           "bytes_sent", "bytes_received")  # fmt: skip
-
 COUNTED = ("connections", "retrying")
 ROOMS = ("replay_memory", "spool")
 
@@ -67,10 +66,9 @@ class StateDirectory:
         """Return a record; an empty one where there is none."""
         try:
             with open(os.path.join(self._directory, name)) as file:
-                record = json.load(file)
-        except (OSError, ValueError):
+                return dict(json.load(file))
+        except (OSError, ValueError, TypeError):
             return {}
-        return record if isinstance(record, dict) else {}
 
     def remove(self, name: str) -> None:
         """Remove a record, if there is one."""
@@ -162,6 +160,7 @@ class Supervisor:
         self.settings = settings
         self._load = load
         self._directory = directory
+        self._states = StateDirectory(directory)
         self._signals = signals  # each process has a copy, and the handlers with it
         self._reserved = _reserve(settings.listen)
         host, port = self._reserved.getsockname()[:2]
@@ -192,11 +191,39 @@ class Supervisor:
             os._exit(code)
 
     def _work(self, number: int) -> bool:
-        states = StateDirectory(self._directory)
-        if number == 0:
-            return _run_admin(self._load_here, states, self._signals)
-        self._meter.be_process(number - 1)
-        return _run_worker(self._load_here, states, number, self._signals, self._meter)
+        """Serve clients, or as number 0 probe the nodes for all and answer operators, until a signal ends it."""
+        states, parent, before = self._states, os.getppid(), Record()
+        if number:
+            self._meter.be_process(number - 1)
+        proxy = Proxy(self._load_here, has_server=number > 0, has_admin=number == 0, meter=self._meter)
+        proxy.merge = proxy.merge if number else lambda own: sum_states(states.workers(), own)
+
+        def act() -> None:
+            nonlocal before
+            self._end_with(parent)
+            if not number:
+                states.put(SNAPSHOT, snapshot(proxy.pool.nodes))
+                return
+            proxy.pool.tend()
+            orders = states.get(SNAPSHOT)
+            apply_snapshot(proxy.pool.nodes, orders, before)
+            before = orders
+            states.put(f"worker-{number}.json", proxy.stats())
+
+        try:
+            proxy.start(probes=not number)
+            if number:
+                tune_interpreter()
+            return proxy.live(self._signals, each_turn=act)
+        finally:
+            proxy.close()
+
+    def _end_with(self, parent: int) -> None:
+        """Drain when the parent process has died."""
+        if os.getppid() != parent and not self._signals.stops:
+            logger.error("the parent process is gone; draining")
+            self._signals.stops = 1
+            self._signals.wake()
 
     def await_ready(self) -> None:
         """Wait until every process does its work. Raises ConfigError: one of them ended instead; it has said why."""
@@ -209,7 +236,7 @@ class Supervisor:
                 return
             time.sleep(READY_POLL_S)
 
-    def _load_here(self) -> tuple[object, ProxySettings]:
+    def _load_here(self) -> tuple[Config, ProxySettings]:
         config, settings = self._load()
         return config, settings.replace(listen=self.address, processes=self.settings.processes)
 
@@ -226,9 +253,10 @@ class Supervisor:
             ended, status = os.waitpid(child, os.WNOHANG)
             if ended:
                 number = self.children.pop(child)
-                states = StateDirectory(self._directory)
-                states.remove(f"worker-{number}.json")
-                states.remove(f"gauge_livesum_{child}.db")  # prometheus-client's: requests that are at work no more
+                self._states.remove(f"worker-{number}.json")
+                self._states.remove(
+                    f"gauge_livesum_{child}.db"
+                )  # prometheus-client's: requests that are at work no more
                 codes.append(os.waitstatus_to_exitcode(status))
                 if restarts:
                     logger.error("process %d of the proxy ended with %d; starting it again", number, codes[-1])
@@ -254,56 +282,6 @@ def _reserve(address: Address) -> socket.socket:
         sock.close()
         raise ConfigError(f"cannot listen on {address}: {exc.strerror or exc}") from exc
     return sock
-
-
-def _run_worker(
-    load: Callable[..., object], states: StateDirectory, number: int, signals: Signals, meter: RateMeter
-) -> bool:
-    """Serve S3 clients; nodes are probed elsewhere."""
-    proxy = Proxy(load, has_admin=False, multiprocess=True, meter=meter)  # type: ignore[arg-type]
-    parent = os.getppid()
-    before: dict[str, object] = {}
-
-    def act() -> None:
-        nonlocal before
-        _end_with(parent, signals)
-        proxy.pool.tend()
-        orders = states.get(SNAPSHOT)
-        apply_snapshot(proxy.pool.nodes, orders, before)
-        before = orders
-        states.put(f"worker-{number}.json", proxy.stats())
-
-    try:
-        proxy.start(probes=False)
-        tune_interpreter()
-        return proxy.live(signals, each_turn=act)
-    finally:
-        proxy.close()
-
-
-def _end_with(parent: int, signals: Signals) -> None:
-    """Drain when the parent process has died."""
-    if os.getppid() != parent and not signals.stops:
-        logger.error("the parent process is gone; draining")
-        signals.stops = 1
-        signals.wake()
-
-
-def _run_admin(load: Callable[..., object], states: StateDirectory, signals: Signals) -> bool:
-    """Probe the nodes and answer operators; S3 clients never get here."""
-    proxy = Proxy(load, has_server=False, multiprocess=True)  # type: ignore[arg-type]
-    proxy.merge = lambda own: sum_states(states.workers(), own)
-    parent = os.getppid()
-
-    def act() -> None:
-        _end_with(parent, signals)
-        states.put(SNAPSHOT, snapshot(proxy.pool.nodes))
-
-    try:
-        proxy.start()
-        return proxy.live(signals, each_turn=act)
-    finally:
-        proxy.close()
 
 
 def run_processes(load: LoadConfig, *, announce: Callable[[Supervisor], None]) -> End:

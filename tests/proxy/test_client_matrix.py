@@ -24,7 +24,7 @@ from urllib.request import Request, urlopen
 import pytest
 
 from s3pool.model import Credentials
-from tests.support.proxying import LIVE_TIMEOUT_S, POOL_KEY, RunningProxy, checking_fake
+from tests.support.proxying import LIVE_TIMEOUT_S, POOL_KEY, RunningProxy, checking_fake, make_certificate
 
 DEAD = "http://127.0.0.1:9"
 SMALL = os.urandom(10_000)
@@ -104,14 +104,7 @@ class Bench:
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     """Give a certificate for 127.0.0.1 and its key."""
-    if shutil.which("openssl") is None:
-        pytest.skip("openssl is not installed")
-    directory = tmp_path_factory.mktemp("tls")
-    certificate, key = str(directory / "c.pem"), str(directory / "k.pem")
-    words = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=localhost"
-    extra = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", certificate]
-    subprocess.run(["openssl", *words.split(), *extra], check=True, capture_output=True)
-    return certificate, key
+    return make_certificate(tmp_path_factory.mktemp("tls"))
 
 
 SETUPS = [

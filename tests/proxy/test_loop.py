@@ -51,6 +51,19 @@ def node_of(proxy: RunningProxy) -> ScriptedServer:
     return proxy.node  # type: ignore[attr-defined, no-any-return]
 
 
+class Late:
+    """A node's answer that comes when ``goes_on`` is set, but for its first bytes."""
+
+    def __init__(self, answer: bytes = HELLO, *, begin: int = 0) -> None:
+        self.answer, self.begin, self.goes_on = answer, begin, threading.Event()
+
+    def __call__(self, sock: socket.socket) -> None:
+        """Answer on a connection."""
+        sock.sendall(self.answer[: self.begin])
+        self.goes_on.wait(TIMEOUT_S)
+        sock.sendall(self.answer[self.begin :])
+
+
 def opened(proxy: RunningProxy) -> int:
     """Give the number of connections that were opened for requests."""
     return node_of(proxy).connections - 1
@@ -291,17 +304,11 @@ def test_open_ended_answer_passes_to_its_end() -> None:
 @pytest.mark.parametrize("begin", [0, 10, len(HELLO) - 2])
 def test_silent_node_is_left_to_a_thread(begin: int) -> None:
     """It may be silent before the answer, or within; the answer is the client's when it comes."""
-    goes_on = threading.Event()
-
-    def late(sock: socket.socket) -> None:
-        sock.sendall(HELLO[:begin])
-        goes_on.wait(TIMEOUT_S)
-        sock.sendall(HELLO[begin:])
-
+    late = Late(begin=begin)
     with warm(late) as proxy, client_of(proxy) as sock:
         sock.sendall(proxy.signed("GET", "/b/key"))
         await_ways(proxy, overdue=1)
-        goes_on.set()
+        late.goes_on.set()
 
         assert read_answers(sock, b"hello").endswith(b"\r\n\r\nhello")
 
@@ -317,17 +324,12 @@ def test_node_that_never_answers_is_given_up() -> None:
 
 def test_second_request_at_a_time_gets_a_connection_by_a_thread() -> None:
     """The loop never connects."""
-    goes_on = threading.Event()
-
-    def late(sock: socket.socket) -> None:
-        goes_on.wait(TIMEOUT_S)
-        sock.sendall(HELLO)
-
+    late = Late()
     with warm(late, HELLO) as proxy, client_of(proxy) as sock:
         sock.sendall(proxy.signed("GET", "/b/slow"))
         await_true(lambda: 2 == len(node_of(proxy).requests))
         answer = proxy.ask("GET", "/b/key")
-        goes_on.set()
+        late.goes_on.set()
 
         assert (b"hello", 2) == (answer.body, opened(proxy))
         assert read_answers(sock, b"hello")
@@ -350,19 +352,14 @@ def test_client_that_reads_slowly_gets_all() -> None:
 
 def test_client_that_vanishes_costs_nothing(tmp_path: Path) -> None:
     """Its answer is dropped and logged as such; the node's connection serves the next one."""
-    goes_on = threading.Event()
-
-    def late(sock: socket.socket) -> None:
-        goes_on.wait(TIMEOUT_S)
-        sock.sendall(HELLO)
-
+    late = Late()
     with warm(late, HELLO, access_log=str(tmp_path / "log")) as proxy:
         with client_of(proxy) as sock:
             sock.sendall(proxy.signed("GET", "/b/slow"))
             await_true(lambda: 2 == len(node_of(proxy).requests))
             reset(sock)
         await_true(lambda: is_reset(proxy))
-        goes_on.set()
+        late.goes_on.set()
         await_true(lambda: 0 == proxy.proxy.connections)
 
         assert (b"hello", 1) == (proxy.ask("GET", "/b/key").body, opened(proxy))
@@ -390,18 +387,13 @@ def test_head_in_two_pieces_is_read_by_a_thread(cut: int) -> None:
 
 def test_next_request_waits_for_the_answer_before_it() -> None:
     """It arrives while the first one is under way, and so does the client's end."""
-    goes_on = threading.Event()
-
-    def late(sock: socket.socket) -> None:
-        goes_on.wait(TIMEOUT_S)
-        sock.sendall(answer_of(b"first"))
-
+    late = Late(answer_of(b"first"))
     with warm(late, answer_of(b"second")) as proxy, client_of(proxy) as sock:
         sock.sendall(proxy.signed("GET", "/b/one"))
         await_true(lambda: 2 == len(node_of(proxy).requests))
         sock.sendall(proxy.signed("GET", "/b/two"))
         sock.shutdown(socket.SHUT_WR)
-        goes_on.set()
+        late.goes_on.set()
 
         first = parse_answer(read_to_end(sock))
         second = parse_answer(first.rest)
@@ -434,12 +426,7 @@ def is_back(proxy: RunningProxy, sock: socket.socket) -> bool:
 
 def test_drain_ends_what_is_parked_and_waits_for_what_runs() -> None:
     """The answer under way says that it is the last one."""
-    goes_on = threading.Event()
-
-    def late(sock: socket.socket) -> None:
-        goes_on.wait(TIMEOUT_S)
-        sock.sendall(HELLO)
-
+    late = Late()
     with warm(late) as proxy, client_of(proxy) as parked, client_of(proxy) as sock:
         sock.sendall(proxy.signed("GET", "/b/key"))
         await_true(lambda: 2 == len(node_of(proxy).requests))
@@ -447,7 +434,7 @@ def test_drain_ends_what_is_parked_and_waits_for_what_runs() -> None:
         drain = threading.Thread(target=lambda: ended.append(proxy.proxy.drain()))
         drain.start()
         end_of_parked = parked.recv(1)
-        goes_on.set()
+        late.goes_on.set()
         answer = parse_answer(read_to_end(sock))
         sock.close()
         drain.join(TIMEOUT_S)
@@ -458,19 +445,14 @@ def test_drain_ends_what_is_parked_and_waits_for_what_runs() -> None:
 
 def test_reload_changes_nothing_for_what_is_parked_or_runs() -> None:
     """The one that runs ends on the old configuration; the one that waits begins on the new one."""
-    goes_on = threading.Event()
-
-    def late(sock: socket.socket) -> None:
-        goes_on.wait(TIMEOUT_S)
-        sock.sendall(HELLO)
-
+    late = Late()
     with warm(late, HELLO) as proxy, client_of(proxy) as parked, client_of(proxy) as sock:
         sock.sendall(proxy.signed("GET", "/b/key"))
         await_true(lambda: 2 == len(node_of(proxy).requests))
         proxy.proxy.reload()
         parked.sendall(proxy.signed("GET", "/b/other"))
         second = read_answers(parked, b"hello")
-        goes_on.set()
+        late.goes_on.set()
 
         assert read_answers(sock, b"hello").startswith(b"HTTP/1.1 200 OK")
         assert second.startswith(b"HTTP/1.1 200 OK")

@@ -20,7 +20,7 @@ from urllib.request import Request, urlopen
 import pytest
 
 from tests.support.fake_s3 import Delay, Drip, FakeS3
-from tests.support.proxying import GUEST_KEY, parse_answer, read_to_end, signed_request, stored
+from tests.support.proxying import GUEST_KEY, make_certificate, parse_answer, read_to_end, signed_request, stored
 from tests.support.run_cli import CliRunner
 
 DEADLINE_S = 30.0
@@ -67,16 +67,8 @@ def running(run_cli: CliRunner, fake: FakeS3, *flags: str) -> Iterator[Process]:
     """Start a proxy and wait until it listens; ends it however the test ends."""
     # Of several processes one has the admin listener, and the others do not hear its number.
     port = free_port() if "--processes" in flags else 0
-    child = run_cli.start(
-        "proxy",
-        "--listen",
-        "127.0.0.1:0",
-        "--admin-listen",
-        f"127.0.0.1:{port}",
-        "--json",
-        *flags,
-        env=fake.environment,
-    )
+    words = ("--listen", "127.0.0.1:0", "--admin-listen", f"127.0.0.1:{port}", "--json")
+    child = run_cli.start("proxy", *words, *flags, env=fake.environment)
     assert child.stderr is not None
     note: dict[str, Any] = {}
     while note.get("message") != "listening":
@@ -119,22 +111,7 @@ def await_true(said: Callable[[], bool]) -> None:
 @pytest.fixture
 def certificate(tmp_path: Path) -> tuple[str, str]:
     """Give a certificate for localhost and its key."""
-    certificate, key = str(tmp_path / "c.pem"), str(tmp_path / "k.pem")
-    make_certificate(certificate, key)
-    return certificate, key
-
-
-def make_certificate(certificate: str, key: str) -> None:
-    """Make one with openssl, or skip where that is missing."""
-    words = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=localhost"
-    try:
-        subprocess.run(
-            ["openssl", *words.split(), "-addext", "subjectAltName=DNS:localhost", "-keyout", key, "-out", certificate],
-            check=True,
-            capture_output=True,
-        )
-    except FileNotFoundError:
-        pytest.skip("openssl is not installed")
+    return make_certificate(tmp_path)
 
 
 @pytest.mark.parametrize("processes", ["1", "2"])
@@ -307,7 +284,7 @@ def test_tls_listener_takes_a_new_certificate(run_cli: CliRunner, fake: FakeS3, 
     old = ssl.create_default_context(cafile=certificate[0])
     with running(run_cli, fake, "--tls-cert", certificate[0], "--tls-key", certificate[1]) as proxy:
         first = parse_answer(proxy.talk(proxy.signed("GET", "/b/there"), tls=old))
-        make_certificate(*certificate)
+        make_certificate(Path(certificate[0]).parent)
         new = ssl.create_default_context(cafile=certificate[0])
 
         proxy.child.send_signal(signal.SIGHUP)

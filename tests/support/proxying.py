@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
+import hmac
 import json
 import os
 import socket
@@ -16,10 +18,13 @@ from dataclasses import dataclass, field
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
+
+import pytest
 
 from s3pool.config.options import Config
 from s3pool.config.values import parse_endpoints
-from s3pool.model import UNSIGNED_PAYLOAD, Credentials
+from s3pool.model import UNSIGNED_PAYLOAD, Credentials, Endpoint, Request
 from s3pool.proxy.run import Proxy
 from s3pool.proxy.settings import ProxySettings, read_settings
 from s3pool.s3.signing import Signer, canonical_query, derive_key, signature, string_to_sign
@@ -83,7 +88,7 @@ class RunningProxy:
     @property
     def url(self) -> str:
         """Give the endpoint's URL."""
-        return self.proxy.url
+        return self.proxy.address.url(is_tls=bool(self.proxy.settings.tls_cert))
 
     def stats(self) -> dict[str, Any]:
         """Give what the admin's page shows."""
@@ -126,6 +131,18 @@ class RunningProxy:
     def signed(self, method: str, target: str, **options: Any) -> bytes:
         """Give the bytes of a signed request to this proxy."""
         return signed_request(method, target, host=self.host, **options)
+
+    def presigned(self, method: str, path: str, query: tuple[tuple[str, str], ...] = (), *, now: float = 0.0) -> str:
+        """Give the target of a URL that is good for a minute."""
+        endpoint, request = Endpoint("http", "127.0.0.1", self.port), Request(method, path, "Test", query=query)
+        url = Signer(POOL_KEY, region=REGION).presign(request, endpoint, now or time.time(), expires_s=60)
+        return "/" + url.split("/", 3)[3]
+
+    def unsigned(self, method: str, target: str, *fields: str, body: bytes = b"") -> bytes:
+        """Give a request without an Authorization field, the last on its connection."""
+        lines = [f"{method} {target} HTTP/1.1", f"Host: {self.host}", "Connection: close", *fields]
+        lines += [f"Content-Length: {len(body)}"] if body else []
+        return ("\r\n".join(lines) + "\r\n\r\n").encode() + body
 
 
 @dataclass(frozen=True)
@@ -224,6 +241,27 @@ def signed_whole(method: str, path: str, *, headers: Mapping[str, str], key: Cre
     words = f"Credential={key.access_key}/{scope},SignedHeaders={names},Signature={claimed}"
     lines = [f"{method} {path} HTTP/1.1", *fields, f"authorization:AWS4-HMAC-SHA256 {words}", "content-length:0", ""]
     return "\r\n".join(lines).encode()
+
+
+def presigned_v2(path: str, *, signs: str = "", more: str = "", md5: str = "", kind: str = "", amz: str = "") -> str:
+    """Give the target of a PUT that Version 2 signs: with the query ``signs``, and sent with ``more`` in its place."""
+    expires = int(time.time()) + 60
+    text = f"PUT\n{md5}\n{kind}\n{expires}\n{amz}{path}{signs and '?'}{signs}"
+    claimed = base64.b64encode(hmac.digest(POOL_KEY.secret_key.encode(), text.encode(), "sha1")).decode()
+    own = f"AWSAccessKeyId={POOL_KEY.access_key}&Expires={expires}&Signature={quote(claimed, safe='')}"
+    return f"{path}?{more}{more and '&'}{own}"
+
+
+def make_certificate(directory: Path) -> tuple[str, str]:
+    """Make a certificate for this machine and its key, or skip where openssl is missing."""
+    certificate, key = str(directory / "c.pem"), str(directory / "k.pem")
+    words = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=localhost"
+    extra = ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", key, "-out", certificate]
+    try:
+        subprocess.run(["openssl", *words.split(), *extra], check=True, capture_output=True)
+    except FileNotFoundError:
+        pytest.skip("openssl is not installed")
+    return certificate, key
 
 
 def checking_fake(nodes: int = 3, **secrets: str) -> FakeS3:

@@ -1,4 +1,4 @@
-"""Signatures and heads whose parts were seen before: caches let nothing in that a fresh look would not."""
+"""Signatures and heads whose parts were seen before, signatures of Version 2, and what is known of buckets."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ import random
 import re
 import time
 from collections.abc import Iterable
+from urllib.parse import urlsplit
 
 import pytest
 
 from s3pool.config.options import Config
 from s3pool.model import UNSIGNED_PAYLOAD, Credentials, Endpoint
-from s3pool.proxy.auth import HEADER_V4, Caller, Verifier
-from s3pool.proxy.clients import pool_client
+from s3pool.proxy.auth import HEADER_V4, QUERY_V2, Caller, Verifier
+from s3pool.proxy.auth_v2 import verify_v2
+from s3pool.proxy.clients import Client, pool_client
+from s3pool.proxy.conditions import TTL_S, Versioning
 from s3pool.proxy.errors import S3ErrorResponse
 from s3pool.proxy.gateway import Gateway
 from s3pool.proxy.request import parse_head, read_target
@@ -163,3 +166,102 @@ def test_loop_is_for_plain_connections_without_a_limit(
     config = Config(**values)  # type: ignore[arg-type]
 
     assert fits == open_gateway(config, ProxySettings(**settings)).gateway.allows_event_loop  # type: ignore[arg-type]
+
+
+CLIENTS = {"AKEY": Client("AKEY", "hush")}
+
+
+def url_by_botocore(method: str, path: str) -> str:
+    """Let botocore presign in its own old manner."""
+    from botocore.auth import HmacV1QueryAuth
+    from botocore.awsrequest import AWSRequest
+    from botocore.credentials import Credentials
+
+    request = AWSRequest(method=method, url=f"http://host{path}")
+    HmacV1QueryAuth(Credentials("AKEY", "hush"), expires=60).add_auth(request)
+    parts = urlsplit(request.url)
+    return f"{parts.path}?{parts.query}"
+
+
+def verify(method: str, target: str, *fields: str, now: float = 0.0) -> Caller:
+    """Verify a request for a target."""
+    head = parse_head("\r\n".join([f"{method} {target} HTTP/1.1", "Host: host", *fields]).encode())
+    aim = read_target(head.path, head.query)
+    return verify_v2(QUERY_V2, head, aim, clients=CLIENTS, bucket_host="", now=now or time.time())
+
+
+@pytest.mark.parametrize("path", ["/b/k", "/b/a%20b%2Bc", "/b/k?versionId=v%2B1", "/b/k?uploads", "/b/k?prefix=x"])
+def test_url_of_botocore_holds(path: str) -> None:
+    """Aws and boto3 make such URLs when nobody tells them otherwise."""
+    assert CLIENTS["AKEY"] == verify("GET", url_by_botocore("GET", path)).client
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        (lambda url: url.replace("/k", "/l"), "SignatureDoesNotMatch"),
+        (lambda url: url.replace("versionId=1", "versionId=2"), "SignatureDoesNotMatch"),
+        (lambda url: url.replace("AKEY", "BKEY"), "InvalidAccessKeyId"),
+        (lambda url: url + "&acl", "SignatureDoesNotMatch"),
+        (lambda url: url + "&versionId=2", "AccessDenied"),
+        (lambda url: url + "&attributes", "AccessDenied"),
+        (lambda url: url + "&events=a", "AccessDenied"),
+        (lambda url: url + "&lambdaArn=a", "AccessDenied"),
+        (lambda url: url + "&x-amz-meta-a=b", "AccessDenied"),
+        (lambda url: url + "&rgwx-uid=a", "AccessDenied"),
+        (lambda url: url.replace("Expires=", "Expires=9"), "SignatureDoesNotMatch"),
+        (lambda url: url.replace("Expires=", "Expires=x"), "AccessDenied"),
+    ],
+)
+def test_changed_url_is_denied(change: object, code: str) -> None:
+    """Also where the old signature does not cover what was added."""
+    url = change(url_by_botocore("GET", "/b/k?versionId=1"))  # type: ignore[operator]
+
+    with pytest.raises(S3ErrorResponse) as denial:
+        verify("GET", url)
+
+    assert code == denial.value.code
+
+
+def test_url_is_denied_for_another_method_header_or_time() -> None:
+    """A link to read is no link to write, to copy, or for ever."""
+    url = url_by_botocore("PUT", "/b/k")
+
+    for method, fields, now in (
+        ("GET", (), 0.0),
+        ("PUT", ("x-amz-copy-source: /b/secret",), 0.0),
+        ("PUT", (), time.time() + 100),
+    ):
+        with pytest.raises(S3ErrorResponse):
+            verify(method, url, *fields, now=now)
+
+
+def test_bucket_is_asked_once_in_a_while() -> None:
+    """Not for every upload, and not for ever."""
+    now, asked = [0.0], []
+    versioning = Versioning(now=lambda: now[0])
+
+    def ask() -> str:
+        asked.append(now[0])
+        return ""
+
+    answers = [versioning.is_absent("b", ask), versioning.is_absent("b", ask)]
+    now[0] = TTL_S + 1
+    answers.append(versioning.is_absent("b", ask))
+
+    assert ([True] * 3, [0.0, TTL_S + 1]) == (answers, asked)
+
+
+def test_change_is_noticed_at_once() -> None:
+    """Somebody switches versions on through this very proxy."""
+    versioning = Versioning(now=lambda: 0.0)
+    before = versioning.is_absent("b", lambda: "")
+
+    versioning.forget("b")
+
+    assert (True, False) == (before, versioning.is_absent("b", lambda: "Enabled"))
+
+
+def test_silence_counts_as_versions() -> None:
+    """A second version is worse than an error."""
+    assert Versioning().is_absent("b", lambda: None) is False

@@ -1,5 +1,9 @@
+"""Processes: what they tell each other, and signals that arrive while one of them waits."""
+
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -136,3 +140,26 @@ def test_lower_tier_waits_until_the_first_is_out() -> None:
 
     assert set(nodes[:2]) == first
     assert {nodes[2]} == {balancer.pick() for _ in range(6)}
+
+
+SCRIPT = """
+import random
+import signal
+from s3pool.proxy.run import Signals
+signals = Signals()
+signal.signal(signal.SIGALRM, lambda *_: signals.on_signal(signal.SIGHUP, None))
+for _ in range(5000):
+    signal.setitimer(signal.ITIMER_REAL, random.uniform(0.00001, 0.0002))
+    signals.wait(0.0001)
+print("waited")
+"""
+TIMEOUT_S = 300.0  # by which a process that waits for ever is told from a slow one
+
+
+def test_signal_inside_a_wait_does_not_stop_it() -> None:
+    """A handler that waits for what the interrupted thread holds waits for ever, and no signal ends the process."""
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+    )
+
+    assert "waited\n" == done.stdout

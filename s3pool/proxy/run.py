@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import queue
 import signal
 import ssl
 import sys
@@ -202,8 +201,10 @@ class Signals:
         self.stops = 0
         self.reloads = 0
         self.stopped_by = 0  # the first signal that asked for the end
-        # Its put() may interrupt its get(): an Event's set() would wait for the lock that its wait() holds, for ever.
-        self._woken: queue.SimpleQueue[None] = queue.SimpleQueue()
+        # Free once somebody woke. An Event's set() inside its wait() would wait for ever, and so may the get() of a
+        # SimpleQueue that a signal interrupts as its time ends (CPython 3.11).
+        self._woken = threading.Lock()
+        self._woken.acquire()
         self._last_stop = 0.0
 
     def on_signal(self, number: int, _frame: FrameType | None) -> None:
@@ -221,7 +222,8 @@ class Signals:
 
     def wake(self) -> None:
         """End the wait of the main thread."""
-        self._woken.put(None)
+        with suppress(RuntimeError):  # it is free already
+            self._woken.release()
 
     @contextmanager
     def installed(self) -> Iterator[None]:
@@ -236,8 +238,7 @@ class Signals:
 
     def wait(self, timeout_s: float = WAKE_S) -> None:
         """Wait for a signal, for some seconds at most."""
-        with suppress(queue.Empty):
-            self._woken.get(timeout=timeout_s)
+        self._woken.acquire(timeout=timeout_s)
 
 
 class End(NamedTuple):

@@ -20,7 +20,7 @@ from s3pool.sync.journal import AS_IT_IS, Journal
 from s3pool.sync.pair import lock_pair
 from s3pool.sync.plan import SOURCE, TARGET, Plan
 from s3pool.sync.preflight import IN_SYNC, WAITS, Conflicts, ContentComparer, identity_of, is_settled, prune_empty_dirs
-from s3pool.sync.scan import Ahead, LocalSource, LocalTarget, RemoteTree, check_root, is_hidden
+from s3pool.sync.scan import Ahead, RemoteTree, check_root, is_hidden, local_source, local_target
 from s3pool.transfer.part_file import SHARDS_APART_S, remove_orphan
 from s3pool.transfer.resume import Leftovers, Unfinished, tell_swept
 from s3pool.transfer.runner import run as run_tasks
@@ -250,7 +250,7 @@ class Sync:
         if self._route.direction != UPLOAD:
             return self._remote(SOURCE, self._route.source, names)
         kept, target = self._context.not_kept, self._route.target
-        return LocalSource(
+        return local_source(
             self._route.root,
             names=names,
             links=self._options.links,
@@ -265,7 +265,7 @@ class Sync:
         if self._route.direction != DOWNLOAD:
             return self._remote(TARGET, self._route.target, names)
         on_part = None if self._options.dry_run else self._sweep
-        return LocalTarget(
+        return local_target(
             self._route.root, names=names, within=self._within, on_problem=self._problems.append, on_part=on_part
         )
 

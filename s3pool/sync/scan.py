@@ -9,7 +9,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
-from functools import lru_cache, partial
+from functools import lru_cache
 from itertools import islice, repeat
 from typing import TYPE_CHECKING, TypeVar
 
@@ -38,66 +38,50 @@ PUT_WAIT_S = 0.2  # how long a listing waits for room before it looks whether it
 T = TypeVar("T")
 
 
-class LocalSource:
-    """The files below a directory; what cannot be sent goes to ``on_problem``.
+def local_source(
+    root: str,
+    *,
+    names: Names,
+    links: str = LINKS_FILES,
+    within: NameRange = EVERYTHING,
+    target_of: Callable[[str], str],
+    on_problem: Callable[[Problem], None],
+    on_left: Callable[[str, bytes], object] | None = None,
+) -> Iterator[Batch]:
+    """Yield the files below a directory; what cannot be sent goes to ``on_problem``.
 
-    ``target_of(name)`` gives the target's text for messages.
+    ``target_of(name)`` gives the target's text for messages. Raises LocalFileError: the directory cannot be read.
     """
-
-    def __init__(
-        self,
-        root: str,
-        *,
-        names: Names,
-        links: str = LINKS_FILES,
-        within: NameRange = EVERYTHING,
-        target_of: Callable[[str], str],
-        on_problem: Callable[[Problem], None],
-        on_left: Callable[[str, bytes], object] | None = None,
-    ) -> None:
-        self._walk = Walk(root, names=names, links=links, within=within, on_left=on_left)
-        self._target_of = target_of
-        self._on_problem = on_problem
-
-    def __iter__(self) -> Iterator[Batch]:
-        """Yield the files. Raises LocalFileError: the directory itself cannot be read."""
-        for found in self._walk.blocks():
-            if isinstance(found, Unusable):
-                error = _without_absence(found.error)
-                self._on_problem(Problem(found.path, error, self._target_of(found.relative), op="upload"))
-            else:
-                yield Batch(found.names, found.sizes, found.times_ns, below=found.below)
+    for found in Walk(root, names=names, links=links, within=within, on_left=on_left).blocks():
+        if isinstance(found, Unusable):
+            error = _without_absence(found.error)
+            on_problem(Problem(found.path, error, target_of(found.relative), op="upload"))
+        else:
+            yield Batch(found.names, found.sizes, found.times_ns, below=found.below)
 
 
-class LocalTarget:
-    """The regular files below a directory that may not exist yet.
+def local_target(
+    root: str,
+    *,
+    names: Names,
+    within: NameRange,
+    on_problem: Callable[[Problem], None],
+    on_part: Callable[[bytes], object] | None,
+) -> Iterator[Batch]:
+    """Yield the regular files below a directory that may not exist yet.
 
-    Links are not seen here: a download replaces a link, and a removal leaves it alone. Names that no key can have,
-    and what is no file, are left alone as well. ``on_part`` hears of temporary files of downloads.
+    Links are not seen here: a download replaces a link, and a removal leaves it alone. Names that no key can have, and
+    what is no file, are left alone as well. ``on_part`` hears of temporary files of downloads.
+
+    Raises LocalFileError: the directory is there and cannot be read, or is none.
     """
-
-    def __init__(
-        self,
-        root: str,
-        *,
-        names: Names,
-        within: NameRange = EVERYTHING,
-        on_problem: Callable[[Problem], None],
-        on_part: Callable[[bytes], object] | None = None,
-    ) -> None:
-        self._root = root
-        self._walk = partial(Walk, root or ".", names=names, links=LINKS_SKIP, within=within, on_part=on_part)
-        self._on_problem = on_problem
-
-    def __iter__(self) -> Iterator[Batch]:
-        """Yield the files. Raises LocalFileError: the directory is there and cannot be read, or is none."""
-        if not os.path.lexists(self._root or "."):
-            return
-        for found in self._walk().blocks():
-            if not isinstance(found, Unusable):
-                yield Batch(found.names, found.sizes, found.times_ns, below=found.below)
-            elif not (isinstance(found.error, RefusedError) or is_foreign(found.relative)):
-                self._on_problem(Problem(found.path, _without_absence(found.error), op="download"))
+    if not os.path.lexists(root or "."):
+        return
+    for found in Walk(root or ".", names=names, links=LINKS_SKIP, within=within, on_part=on_part).blocks():
+        if not isinstance(found, Unusable):
+            yield Batch(found.names, found.sizes, found.times_ns, below=found.below)
+        elif not (isinstance(found.error, RefusedError) or is_foreign(found.relative)):
+            on_problem(Problem(found.path, _without_absence(found.error), op="download"))
 
 
 class RemoteTree:

@@ -23,13 +23,13 @@ from s3pool.transfer.executor import BoundedExecutor
 from s3pool.transfer.metadata import STORED_TOLERANCE_NS, FileHeaders, mtime_of
 from s3pool.transfer.object_reader import ObjectReader, Source
 from s3pool.transfer.part_file import PartRegistry
+from s3pool.transfer.resume import NO_MEMORY
 from s3pool.transfer.safe_path import LastDirectory, SourceFiles, stat_below
 from s3pool.transfer.tasks import CopyTask, DownloadTask, UploadTask
 from s3pool.units import NANO
 
 if TYPE_CHECKING:
     from s3pool.s3.client import S3Client
-    from s3pool.transfer.resume import Unfinished
     from s3pool.transfer.tasks import Task
     from s3pool.transfer.walk import NotKept
 
@@ -183,7 +183,7 @@ class TransferContext:
         self.stop: threading.Event = source.stop if source is not None else threading.Event()
         self.why_not: Callable[[Task], str] | None = None
         self.in_question: Callable[[Task], bool] | None = None
-        self.memory: Unfinished | None = None
+        self.memory = NO_MEMORY
         self.not_kept: NotKept | None = None  # where everything is to be kept
         self.merged_spellings: dict[
             frozenset[str], bool

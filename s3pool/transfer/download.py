@@ -26,7 +26,7 @@ from s3pool.transfer.digests import (
 )
 from s3pool.transfer.object_reader import Facts, ObjectReader, RangeIgnoredError, Source
 from s3pool.transfer.part_file import PartFile
-from s3pool.transfer.resume import NOTHING_DONE, Resumption, fingerprint_of, may_go_on
+from s3pool.transfer.resume import NO_MEMORY, NOTHING_DONE, Resumption, fingerprint_of, may_go_on
 from s3pool.transfer.safe_path import default_mode, local_error, make_directory, sync_to_disk
 from s3pool.transfer.tasks import IN_WINDOW_BYTES, UNKNOWN_SIZE, Done, DownloadTask, FileStamp, ObjectStamp
 
@@ -178,7 +178,7 @@ def _fill_long(
 def _resumption(task: DownloadTask, known: Facts, context: TransferContext) -> Resumption:
     # What a run before left on the disk is only of use when it is checked.
     if known.size is None or not context.options.verify or not _goes_by_ranges(known, context):
-        return Resumption(None, "", "")
+        return Resumption(NO_MEMORY)
     fingerprint = fingerprint_of(known.size, known.etag, _range_bytes(known.size, known, context))
     return Resumption(context.memory, os.path.abspath(task.target), fingerprint)
 

@@ -95,14 +95,14 @@ class MultipartUpload:
         self._tags = attributes.tags
         self._finished = False
         self._memory = context.memory
-        self._resumes = bool(fingerprint) and context.memory is not None and context.memory.resumes
+        self._resumes = bool(fingerprint) and context.memory.resumes
         self._stored: dict[int, PartInfo] = {}
         self._lost = ""  # the announcement of an upload that may exist beside this one
         self.upload_id = self._find(fingerprint) or self._create(attributes, fingerprint)
 
     def _find(self, fingerprint: str) -> str:
         """Return the id of an unfinished upload that is still there, and learn its parts."""
-        if self._memory is None or not self._resumes:
+        if not self._resumes:
             return ""
         upload_id = self._memory.find_upload(*self._place, fingerprint)
         if not upload_id and self._offer:
@@ -126,10 +126,9 @@ class MultipartUpload:
             self.checksum, fingerprint = self._offer, fingerprint + self._offer * bool(fingerprint)
         if not self._resumes:
             self._context.uploads[upload_id] = self._abort
-        if self._memory is not None:
-            self._memory.begin_upload(*self._place, upload_id=upload_id, fingerprint=fingerprint)
-            if not self._lost:
-                self._memory.end_upload(word)
+        self._memory.begin_upload(*self._place, upload_id=upload_id, fingerprint=fingerprint)
+        if not self._lost:
+            self._memory.end_upload(word)
         return upload_id
 
     def _create_surely(self, attributes: ObjectAttributes, word: str) -> UploadId:
@@ -163,10 +162,9 @@ class MultipartUpload:
     def _announce(self) -> str:
         """Remember that an upload is about to be created; look for those that runs were killed at."""
         word = announcement()
-        if self._memory is not None:
-            while lost := self._memory.find_upload(*self._place, ANNOUNCED):
-                self._abort_announced(lost)
-            self._memory.begin_upload(*self._place, upload_id=word, fingerprint=ANNOUNCED)
+        while lost := self._memory.find_upload(*self._place, ANNOUNCED):
+            self._abort_announced(lost)
+        self._memory.begin_upload(*self._place, upload_id=word, fingerprint=ANNOUNCED)
         return word
 
     def _abort_announced(self, word: str) -> bool:
@@ -176,8 +174,7 @@ class MultipartUpload:
         except S3PoolError as exc:
             logger.info("%s: what a lost answer left cannot be looked for now: %s", self.resource, exc)
             return False
-        if self._memory is not None:
-            self._memory.end_upload(word)
+        self._memory.end_upload(word)
         return True
 
     def has(self, number: int, body: FileSlice) -> bool:
@@ -334,8 +331,7 @@ class MultipartUpload:
     def _forget(self) -> None:
         self._finished = True
         self._context.uploads.pop(self.upload_id, None)
-        if self._memory is not None:
-            self._memory.end_upload(self.upload_id)
+        self._memory.end_upload(self.upload_id)
 
     def _finish(self) -> None:
         self._forget()

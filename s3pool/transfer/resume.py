@@ -99,23 +99,18 @@ def may_go_on(error: BaseException | None) -> bool:
 
 
 class Resumption:
-    """One download that is remembered from its first range on; lives in one worker.
-
-    Without a memory it remembers nothing and finds nothing.
-    """
+    """One download that is remembered from its first range on; lives in one worker."""
 
     __slots__ = ("_fingerprint", "_memory", "_target", "found", "name")
 
-    def __init__(self, memory: Unfinished | None, target: str, fingerprint: str) -> None:
-        self._memory = memory
-        self._target = target
-        self._fingerprint = fingerprint
+    def __init__(self, memory: Unfinished, target: str = "", fingerprint: str = "") -> None:
+        self._memory, self._target, self._fingerprint = memory, target, fingerprint
         self.name = ""  # of the temporary file, once it is remembered
-        self.found = memory.find_download(target, fingerprint) if memory is not None else None
+        self.found = memory.find_download(target, fingerprint)
 
     def begin(self, name: str, *, reused: bool) -> frozenset[int]:
         """Begin with a temporary file; return the offsets that need not be fetched."""
-        if self._memory is None:
+        if not self._memory.remembers:
             return NOTHING_DONE
         self.name = name
         if reused and self.found is not None:
@@ -125,12 +120,11 @@ class Resumption:
 
     def add(self, place: ByteRange) -> None:
         """Remember a range that is on disk."""
-        if self._memory is not None:
-            self._memory.add_range(self.name, place.first)
+        self._memory.add_range(self.name, place.first)
 
     def end(self) -> None:
         """Forget it, unless its ``name`` was taken away: the file has its name, or is gone."""
-        if self._memory is not None and self.name:
+        if self.name:
             self._memory.end_download(self.name)
 
 
@@ -167,11 +161,11 @@ def tell_swept(count: int) -> None:
 class Unfinished:
     """The large transfers that began and did not end; for all workers. Nothing raises.
 
-    It stands in a file of its own, made with the first large transfer. Losing it costs bytes that are sent again, so
-    nothing waits for the disk. Uploads are those of one ``pool``, which is asked for with the first of them. What a
-    living process of this machine has begun is left to it; with ``shared``, for a file that other runs use at the
-    same time, so is everything of other machines. Without ``resumes`` nothing is gone on with. A fingerprint is of
-    all that must be the same for a transfer to go on.
+    It stands in a file of its own, made with the first large transfer; without a path nothing is remembered. Losing it
+    costs bytes that are sent again, so nothing waits for the disk. Uploads are those of one ``pool``, which is asked
+    for with the first of them. What a living process of this machine has begun is left to it; with ``shared``, for a
+    file that other runs use at the same time, so is everything of other machines. Without ``resumes`` nothing is gone
+    on with. A fingerprint is of all that must be the same for a transfer to go on.
     """
 
     def __init__(
@@ -185,7 +179,7 @@ class Unfinished:
         # Guards the connection and the set; held for one statement.
         self._lock = threading.Lock()
         self._database: sqlite3.Connection | None = None
-        self._is_lost = not path
+        self.remembers = bool(path)
         self._mine: set[str] = set()  # what this run has begun or taken up
 
     @functools.cached_property
@@ -203,6 +197,8 @@ class Unfinished:
 
     def begin_upload(self, bucket: str, key: str, *, upload_id: str, fingerprint: str) -> None:
         """Remember an upload."""
+        if not self.remembers:
+            return
         self._mine.add(upload_id)
         values = (upload_id, self._pool, bucket, name_bytes(key), fingerprint, self._owner)
         self._ask("INSERT OR REPLACE INTO pool_uploads VALUES (?, ?, ?, ?, ?, ?)", *values)
@@ -293,7 +289,7 @@ class Unfinished:
 
     def _ask(self, query: str, *values: object) -> list[Row]:
         with self._lock:
-            if self._is_lost:
+            if not self.remembers:
                 return []
             import sqlite3
 
@@ -303,7 +299,7 @@ class Unfinished:
                 return self._database.execute(query, values).fetchall()
             except (sqlite3.Error, OSError) as exc:
                 logger.warning("unfinished transfers cannot be remembered in %s (%s)", self._path, exc)
-                self._is_lost = True
+                self.remembers = False
                 if isinstance(exc, sqlite3.DatabaseError) and not isinstance(exc, sqlite3.OperationalError):
                     with contextlib.suppress(OSError):
                         os.unlink(self._path)  # it is broken, and holds nothing that could not be done again
@@ -331,6 +327,9 @@ def _start_of(pid: int) -> str:
     except OSError:
         return ""
     return "" if fields[0] in DEAD_STATES else fields[START_FIELD].decode()
+
+
+NO_MEMORY = Unfinished("", resumes=False)
 
 
 def state_directory(environ: Mapping[str, str]) -> str:

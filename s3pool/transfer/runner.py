@@ -42,6 +42,7 @@ from s3pool.transfer.tasks import (
     Problem,
     RemoveTask,
     Summary,
+    Task,
     UploadTask,
     done_outcome,
     failed_outcome,
@@ -212,13 +213,13 @@ def perform(task: Item, context: TransferContext, *, rehearse: bool = False) -> 
         return Outcome(task, NOT_STARTED)
     started = time.monotonic()
     try:
-        return done_outcome(task, block_on((_rehearse if rehearse else transfer)(task, context)), started)
+        return done_outcome(task, block_on(transfer(task, context, rehearse=rehearse)), started)
     except Exception as exc:  # noqa: BLE001 - the outermost frame of a worker: the others go on
         return failed_outcome(task, exc, started)
 
 
-def transfer(task: Item, context: TransferContext) -> Steps[Done]:
-    """Do one task; of a move the source goes when the target was proved.
+def transfer(task: Item, context: TransferContext, *, rehearse: bool = False) -> Steps[Done]:
+    """Do one task, or only rehearse it; of a move the source goes when the target was proved.
 
     Raises S3PoolError: it failed, or is the problem that could not become a task.
     """
@@ -226,6 +227,8 @@ def transfer(task: Item, context: TransferContext) -> Steps[Done]:
         raise task.error
     if context.why_not is not None and (why := context.why_not(task)):
         return Done(skipped=why)
+    if rehearse:
+        return (yield from _rehearse(task, context))
     if isinstance(task, (DeleteTask, RemoveTask)):
         return (yield from delete(task, context))
     if isinstance(task, UploadTask):
@@ -249,12 +252,8 @@ def _copy_again(task: CopyTask, context: TransferContext) -> Steps[Done]:
     return copy(task, context, is_repeated=True)
 
 
-def _rehearse(task: Item, context: TransferContext) -> Steps[Done]:
+def _rehearse(task: Task, context: TransferContext) -> Steps[Done]:
     skipped = ""
-    if isinstance(task, Problem):
-        raise task.error
-    if context.why_not is not None and (why := context.why_not(task)):
-        return Done(skipped=why)
     if isinstance(task, UploadTask):
         skipped = yield from why_skip(task, context, mtime_of_file(task, context))
     elif isinstance(task, (DownloadTask, CopyTask)):

@@ -299,7 +299,7 @@ def test_version_is_fetched_by_its_id(cli: Cli, work: Path, fake: FakeS3) -> Non
     assert (0, b"first") == (result.code, (work / "f").read_bytes())
 
 
-@pytest.mark.parametrize("words", [("cp", "f", "s3/b/k"), ("rm", "s3/b/k")])
+@pytest.mark.parametrize("words", [("cp", "f", "s3/b/k"), ("rm", "s3/b/k"), ("sync", ".", "s3/b/p")])
 def test_logs_in_json_have_the_summary(cli: Cli, work: Path, words: tuple[str, ...]) -> None:
     """Who collects lines of JSON from stderr needs it more than anybody."""
     (work / "f").write_bytes(b"x")

@@ -95,46 +95,30 @@ def test_the_extra_file_goes_when_all_is_well(call: Call, remote_source: None, t
     assert "extra" not in files(target)
 
 
-@pytest.mark.parametrize("page", [1, 2])
+@pytest.mark.parametrize(
+    ("way", "page"),
+    [(("s3/b/p", "target"), 1), (("s3/b/p", "target"), 2), (("source", "s3/b/t"), 2), (("s3/b/p", "s3/b/t"), 4)],
+)
 @pytest.mark.parametrize("fault", LIST_FAULTS)
-def test_a_broken_page_of_the_source_deletes_nothing(
-    call: Call, fake: FakeS3, remote_source: None, target: Path, fault: Fault, page: int
+def test_a_broken_page_of_either_side_deletes_nothing(
+    call: Call,
+    fake: FakeS3,
+    remote_source: None,
+    remote_target: Files,
+    target: Path,
+    tmp_path: Path,
+    fault: Fault,
+    way: tuple[str, str],
+    page: int,
 ) -> None:
-    """A listing that ends before its end is not an end."""
+    """A listing that ends before its end is not an end, and of two either may fail at any moment."""
+    make_source(tmp_path)
     fake.fault(fault, op="ListObjects*", nth=page, times=0)
 
-    result = call("sync", "s3/b/p", "target", "--delete", *IMPATIENT)
+    result = call("sync", *way, "--delete", *IMPATIENT)
 
     assert result.code in (1, 4, 5)
-    assert TARGET == files(target)
-
-
-@pytest.mark.parametrize("fault", LIST_FAULTS)
-def test_a_broken_page_of_the_target_deletes_nothing(
-    call: Call, fake: FakeS3, remote_target: Files, tmp_path: Path, fault: Fault
-) -> None:
-    """What the target has is as little known then as what the source has."""
-    make_source(tmp_path)
-    fake.quirks.short_pages = 3
-    fake.fault(fault, op="ListObjects*", nth=2, times=0)
-
-    result = call("sync", "source", "s3/b/t", "--delete", *IMPATIENT)
-
-    assert result.code in (1, 4, 5)
-    assert remote_target == stored(fake)
-
-
-@pytest.mark.parametrize("fault", LIST_FAULTS)
-def test_a_broken_page_deletes_nothing_inside_s3(
-    call: Call, fake: FakeS3, remote_source: None, remote_target: Files, fault: Fault
-) -> None:
-    """Two listings, one of which may fail at any moment."""
-    fake.fault(fault, op="ListObjects*", nth=4, times=0)
-
-    result = call("sync", "s3/b/p", "s3/b/t", "--delete", *IMPATIENT)
-
-    assert result.code in (1, 4, 5)
-    assert remote_target == stored(fake)
+    assert (TARGET, remote_target) == (files(target), stored(fake))
 
 
 def test_an_empty_directory_deletes_nothing(call: Call, fake: FakeS3, remote_target: Files, tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from s3pool.config.load import load_config
-from s3pool.model import Endpoint, Request
 from s3pool.pool import window as pool_window
 from s3pool.record import replace
 from s3pool.s3.signing import Signer
@@ -435,22 +434,25 @@ def test_task_in_question_is_for_a_worker(make_context: Make) -> None:
     assert suits(replace(task, key="other"))
 
 
+@pytest.mark.parametrize(("owner", "name"), [(runner, "upload"), (Signer, "sign")], ids=["task", "request"])
 def test_fault_of_our_own_fails_one_task(
     fake: FakeS3,
     make_context: Make,
     tmp_path: Path,
     files: Files,
     monkeypatch: pytest.MonkeyPatch,
+    owner: object,
+    name: str,
 ) -> None:
-    """The others of the window go on."""
-    upload = runner.upload
+    """A window that dies would leave the run waiting for its results for ever."""
+    act = getattr(owner, name)
 
-    def broken(task: UploadTask, context: TransferContext) -> object:
-        if task.path.endswith("f005"):
+    def broken(*words: object) -> object:
+        if any(str(getattr(word, "resource", getattr(word, "path", ""))).endswith("/f005") for word in words):
             raise ZeroDivisionError("ours")
-        return upload(task, context)
+        return act(*words)
 
-    monkeypatch.setattr(runner, "upload", broken)
+    monkeypatch.setattr(owner, name, broken)
 
     outcomes = outcomes_of(uploads(tmp_path, files), make_context(workers=8))
 
@@ -471,29 +473,6 @@ def test_etag_of_parts_is_checked(fake: FakeS3, make_context: Make, tmp_path: Pa
     outcomes = outcomes_of([task], make_context(workers=8))
 
     assert state == outcomes["k"].state
-
-
-def test_request_that_cannot_be_built_fails_one_task(
-    fake: FakeS3,
-    make_context: Make,
-    tmp_path: Path,
-    files: Files,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """A window that dies would leave the run waiting for its results for ever."""
-    build = Signer.sign
-
-    def broken(self: Signer, request: Request, endpoint: Endpoint, now: float) -> dict[str, str]:
-        if request.resource.endswith("/f005"):
-            raise ZeroDivisionError("ours")
-        return build(self, request, endpoint, now)
-
-    monkeypatch.setattr(Signer, "sign", broken)
-
-    outcomes = outcomes_of(uploads(tmp_path, files), make_context(workers=8))
-
-    assert ["f005"] == [key for key, outcome in outcomes.items() if outcome.state == FAILED]
-    assert COUNT - 1 == len(fake.store.bodies("b"))
 
 
 def test_what_failed_at_first_is_done_before_the_stream_ends(

@@ -9,8 +9,6 @@ import pytest
 
 from s3pool.errors import LocalFileError, NoEndpointError, RefusedError, S3Error
 from s3pool.interrupts import signals_raise
-from s3pool.transfer import runner
-from s3pool.transfer.context import TransferContext
 from s3pool.transfer.flow import SMALL_ITEMS_PER_WORKER
 from s3pool.transfer.runner import perform, run, run_deletes
 from s3pool.transfer.tasks import (
@@ -18,7 +16,6 @@ from s3pool.transfer.tasks import (
     FAILED,
     NOT_STARTED,
     REFUSED,
-    CopyTask,
     DeleteTask,
     DownloadTask,
     Item,
@@ -28,7 +25,7 @@ from s3pool.transfer.tasks import (
     Summary,
     UploadTask,
 )
-from tests.support.fake_s3 import Answer, Call, FakeS3
+from tests.support.fake_s3 import Answer, FakeS3
 from tests.unit.transfer.conftest import Make
 
 
@@ -131,21 +128,6 @@ def test_task_after_the_word_to_stop_is_not_begun(make_context: Make, files: lis
     assert NOT_STARTED == outcome.state
 
 
-def test_broken_task_is_told_and_the_others_go_on(
-    fake: FakeS3, make_context: Make, files: list[UploadTask], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A fault of our own in one task must not end the run."""
-
-    def broken(task: UploadTask, context: TransferContext) -> object:
-        raise ZeroDivisionError("ours")
-
-    monkeypatch.setattr(runner, "upload", broken)
-
-    summary = run(files[:2], make_context(workers=1), on_outcome=lambda _: None)
-
-    assert 2 == summary.failed
-
-
 def test_rehearsal_changes_nothing(fake: FakeS3, make_context: Make, files: list[UploadTask]) -> None:
     """--dry-run tells what would be done."""
     outcomes: list[Outcome] = []
@@ -156,16 +138,6 @@ def test_rehearsal_changes_nothing(fake: FakeS3, make_context: Make, files: list
     assert (20, {DONE}) == (summary.copied, {outcome.state for outcome in outcomes})
 
 
-def test_move_removes_the_source_after_the_target_is_there(
-    fake: FakeS3, make_context: Make, files: list[UploadTask]
-) -> None:
-    """In that order."""
-    run(files[:1], make_context(remove_source=True), on_outcome=lambda _: None)
-
-    assert {"f00": b"0"} == fake.store.bodies("b")
-    assert not Path(files[0].path).exists()
-
-
 def test_move_that_fails_keeps_the_source(fake: FakeS3, make_context: Make, files: list[UploadTask]) -> None:
     """Nothing is lost."""
     fake.fault(Answer(403, "AccessDenied"), op="PutObject", times=0)
@@ -173,30 +145,6 @@ def test_move_that_fails_keeps_the_source(fake: FakeS3, make_context: Make, file
     run(files[:1], make_context(remove_source=True), on_outcome=lambda _: None)
 
     assert Path(files[0].path).exists()
-
-
-def test_move_keeps_a_source_that_changed_since(fake: FakeS3, make_context: Make, files: list[UploadTask]) -> None:
-    """What was written after the copy is stored nowhere yet."""
-    path = Path(files[0].path)
-    fake.fault(Call(lambda _: path.write_bytes(b"newer")), op="PutObject")
-    outcomes: list[Outcome] = []
-
-    run(files[:1], make_context(remove_source=True), on_outcome=outcomes.append)
-
-    assert b"newer" == path.read_bytes()
-    assert "stays: it changed since it was read" in str(outcomes[0].error)
-
-
-def test_moves_from_s3_delete_the_source(fake: FakeS3, make_context: Make, tmp_path: Path) -> None:
-    """Downloads after the rename, copies after a look at the target."""
-    fake.store.add("b", "down", b"1")
-    fake.store.add("b", "old", b"2")
-    tasks: list[Item] = [DownloadTask("b", "down", str(tmp_path), "down"), CopyTask("b", "old", "b", "new")]
-
-    run(tasks, make_context(remove_source=True), on_outcome=lambda _: None)
-
-    assert {"new": b"2"} == fake.store.bodies("b")
-    assert b"1" == (tmp_path / "down").read_bytes()
 
 
 def test_moves_from_s3_keep_the_source_when_the_download_fails(

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from s3pool.errors import LocalFileError, RefusedError, StoppedError
+from s3pool.errors import RefusedError, StoppedError
 from s3pool.s3.requests import MAX_OBJECT_BYTES, MAX_PART_BYTES, MAX_PARTS, MIB, MIN_PART_BYTES
 from s3pool.transfer import upload
 from s3pool.transfer.executor import BoundedExecutor
@@ -129,13 +129,3 @@ def test_stream_beyond_the_largest_object_is_refused(
     with pytest.raises(RefusedError, match="longer than 5 TiB"):
         upload_stream(bytes, "b", key="k", context=make_context())
     assert ({}, {}) == (fake.store.bodies("b"), fake.store.bucket("b").uploads)
-
-
-def test_read_error_is_told(make_context: Make) -> None:
-    """The pipe's other end may lie on a disk that fails."""
-
-    def read(_: int) -> bytes:
-        raise OSError(5, "Input/output error")
-
-    with pytest.raises(LocalFileError, match="cannot read the stream"):
-        upload_stream(read, "b", key="k", context=make_context())

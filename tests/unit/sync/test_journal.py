@@ -15,6 +15,12 @@ ONE = Record(1, "stamp", "etag", "time")
 FILE = (5, 1 << 63, 10, 1 << 70, 7)  # inode numbers may use all 64 bits, and times more
 
 
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Give the place of a journal."""
+    return tmp_path / "x.sqlite"
+
+
 def records_of(journal: Journal) -> dict[bytes, Record]:
     """Give what a journal remembers."""
     return {name: Record(*fields) for rows in journal.iter_rows() for name, *fields in rows}
@@ -42,9 +48,8 @@ def test_pairs_survive_in_byte_order(tmp_path: Path) -> None:
     assert sorted(names) == list(pairs_of(path))
 
 
-def test_a_note_can_be_taken_back(tmp_path: Path) -> None:
+def test_a_note_can_be_taken_back(path: Path) -> None:
     """What was deleted must not be taken for known when it comes again."""
-    path = tmp_path / "x.sqlite"
     journal = Journal(str(path))
     journal.note(b"a", ONE)
     journal.note(b"b", ONE)
@@ -56,9 +61,8 @@ def test_a_note_can_be_taken_back(tmp_path: Path) -> None:
     assert {b"b": ONE} == pairs_of(path)
 
 
-def test_what_was_written_survives_without_a_close(tmp_path: Path) -> None:
+def test_what_was_written_survives_without_a_close(path: Path) -> None:
     """A run that is killed has closed nothing."""
-    path = tmp_path / "x.sqlite"
     journal = Journal(str(path))
     journal.note(b"a", ONE)
     journal.write()
@@ -67,9 +71,8 @@ def test_what_was_written_survives_without_a_close(tmp_path: Path) -> None:
     journal.close()
 
 
-def test_pairs_can_be_noted_while_they_are_read(tmp_path: Path) -> None:
+def test_pairs_can_be_noted_while_they_are_read(path: Path) -> None:
     """Outcomes come home while the merge is still reading."""
-    path = tmp_path / "x.sqlite"
     names = [f"{number:05d}".encode() for number in range(3 * ROWS_PER_READ)]
     journal = Journal(str(path))
     for name in names:
@@ -124,9 +127,8 @@ def test_doomed_names_do_not_survive(tmp_path: Path) -> None:
     again.close()
 
 
-def test_a_rehearsal_reads_and_writes_nothing(tmp_path: Path) -> None:
+def test_a_rehearsal_reads_and_writes_nothing(path: Path) -> None:
     """--dry-run knows what is in sync, and leaves no trace."""
-    path = tmp_path / "x.sqlite"
     journal = Journal(str(path))
     journal.note(b"a", ONE)
     journal.close()
@@ -153,9 +155,10 @@ def test_a_rehearsal_makes_no_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"this is no database " * 100, b"SQLite format 3\0" + b"\xff" * 4096])
-def test_a_corrupt_file_is_set_aside(tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_corrupt_file_is_set_aside(
+    tmp_path: Path, path: Path, content: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
     """The state is a hint: losing it must never stop a sync."""
-    path = tmp_path / "x.sqlite"
     path.write_bytes(content)
 
     journal = Journal(str(path), now=lambda: 42.0)
@@ -167,9 +170,8 @@ def test_a_corrupt_file_is_set_aside(tmp_path: Path, content: bytes, caplog: pyt
     assert "set aside" in caplog.text
 
 
-def test_a_file_that_breaks_later_is_set_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_file_that_breaks_later_is_set_aside(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Pages in the middle are read only when their names' turn comes."""
-    path = tmp_path / "x.sqlite"
     journal = Journal(str(path))
     for number in range(5000):
         journal.note(f"{number:05d}".encode(), ONE)
@@ -187,9 +189,8 @@ def test_a_file_that_breaks_later_is_set_aside(tmp_path: Path, caplog: pytest.Lo
     assert {} == pairs_of(path)
 
 
-def test_another_version_is_set_aside(tmp_path: Path) -> None:
+def test_another_version_is_set_aside(tmp_path: Path, path: Path) -> None:
     """A newer s3pool may have other tables."""
-    path = tmp_path / "x.sqlite"
     database = sqlite3.connect(path)
     database.execute("PRAGMA user_version = 99")
     database.close()

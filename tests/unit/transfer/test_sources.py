@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from s3pool.errors import LocalNotFoundError, NotFoundError, RefusedError, UsageError
+from s3pool.errors import LocalNotFoundError, NotFoundError, UsageError
 from s3pool.filters import NameFilter
-from s3pool.location import LocalPath, Location, S3Path, StdStream, parse
+from s3pool.location import LocalPath, Location, S3Path, parse
 from s3pool.transfer.sources import SourceRules, SourceTasks
-from s3pool.transfer.tasks import CopyTask, Problem
+from s3pool.transfer.tasks import Problem
 from tests.support.fake_s3 import FakeS3
 from tests.unit.transfer.conftest import Make
 
@@ -44,9 +44,7 @@ def pairs(make_context: Make, tree: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 
 @pytest.mark.parametrize("source", ["src", "src/"])
 @pytest.mark.parametrize("target", ["s3/b/n", "s3/b/n/"])
-def test_directory_copies_its_content_whatever_the_slashes(
-    pairs: Callable[..., list[tuple[str, str]]], source: str, target: str
-) -> None:
+def test_directory_copies_its_content_whatever_the_slashes(pairs: Pairs, source: str, target: str) -> None:
     """One rule, the same as sync's."""
     found = pairs(source, target, recursive=True)
 
@@ -71,28 +69,26 @@ def test_directory_copies_its_content_whatever_the_slashes(
         (("s3/b/p/d/?", "s3/c/n"), [("s3/b/p/d/b", "s3/c/n/b")]),
     ],
 )
-def test_words_mean_what_the_manual_says(
-    pairs: Callable[..., list[tuple[str, str]]], words: tuple[str, ...], expected: list[tuple[str, str]]
-) -> None:
+def test_words_mean_what_the_manual_says(pairs: Pairs, words: tuple[str, ...], expected: list[tuple[str, str]]) -> None:
     """Files by name, directories by slash, wildcards across slashes."""
     found = pairs(*words)
 
     assert set(expected) <= set(found)
 
 
-def test_recursive_work_stays_within_the_directory_of_keys(pairs: Callable[..., list[tuple[str, str]]]) -> None:
+def test_recursive_work_stays_within_the_directory_of_keys(pairs: Pairs) -> None:
     """`p` means `p` and `p/...`, never `p2/...`."""
     found = pairs("s3/b/p", "s3/c/n", recursive=True)
 
     assert [("s3/b/p", "s3/c/n/p"), ("s3/b/p/a", "s3/c/n/a"), ("s3/b/p/d/b", "s3/c/n/d/b")] == found
 
 
-def test_key_with_wildcards_is_reached_without_glob(pairs: Callable[..., list[tuple[str, str]]]) -> None:
+def test_key_with_wildcards_is_reached_without_glob(pairs: Pairs) -> None:
     """--no-glob takes the key as it stands."""
     assert [("s3/b/q/[x]", "new")] == pairs("s3/b/q/[x]", "new", glob=False)
 
 
-def test_filters_hold_for_all_kinds_of_sources(pairs: Callable[..., list[tuple[str, str]]]) -> None:
+def test_filters_hold_for_all_kinds_of_sources(pairs: Pairs) -> None:
     """The name below the source is what is tested."""
     names = NameFilter([("exclude", "d/*")])
 
@@ -167,45 +163,3 @@ def test_prefix_without_recursion_says_what_helps(make_context: Make, tree: Path
     items = list(SourceTasks(make_context().client, [S3Path("b", "p2")], LocalPath("new"), rules=SourceRules()))
 
     assert "-r copies them" in str(items[0].error)  # type: ignore[union-attr]
-
-
-def test_two_sources_for_one_target_are_told(make_context: Make, tree: Path) -> None:
-    """The second would silently replace the first."""
-    (tree / "other").mkdir()
-    (tree / "other/a").write_bytes(b"3")
-    sources = [LocalPath(str(tree / "src/a")), LocalPath(str(tree / "other/a"))]
-
-    items = list(SourceTasks(make_context().client, sources, S3Path("b", "n/"), rules=SourceRules()))
-
-    assert isinstance(items[1], Problem)
-    assert isinstance(items[1].error, RefusedError)
-
-
-def test_keys_that_would_leave_the_target_are_told_one_by_one(make_context: Make, fake: FakeS3, tmp_path: Path) -> None:
-    """The rest goes on."""
-    for key in ("t/../../evil", "t//abs", "t/fine"):
-        fake.store.add("b", key)
-
-    target = LocalPath(str(tmp_path))
-    items = list(SourceTasks(make_context().client, [S3Path("b", "t/")], target, rules=SourceRules(recursive=True)))
-
-    assert ["s3/b/t/../../evil", "s3/b/t//abs"] == [item.source for item in items if isinstance(item, Problem)]
-    assert ["s3/b/t/fine"] == [item.source for item in items if not isinstance(item, Problem)]
-
-
-def test_copies_inside_s3_keep_keys_exactly(make_context: Make, fake: FakeS3) -> None:
-    """There they mean nothing but themselves."""
-    for key in ("t/../x", "t//y", "t/."):
-        fake.store.add("b", key)
-
-    items = list(
-        SourceTasks(make_context().client, [S3Path("b", "t")], S3Path("c", "u"), rules=SourceRules(recursive=True))
-    )
-
-    assert ["u/.", "u/../x", "u//y"] == sorted(item.key for item in items if isinstance(item, CopyTask))
-
-
-def test_stream_among_files_is_refused(make_context: Make) -> None:
-    """It has no name."""
-    with pytest.raises(UsageError, match="one stream"):
-        SourceTasks(make_context().client, [StdStream()], S3Path("b", "k"), rules=SourceRules())

@@ -252,15 +252,10 @@ def _iter_single(client: S3Client, selection: Selection, *, versions: bool) -> I
 def add_shard_flags(parser: argparse.ArgumentParser) -> None:
     """Add --shard, --plan and --processes."""
     group = section(parser, LISTINGS)
-    for flag, metavar, meaning in (
-        (
-            FLAG,
-            "I/N",
-            "only names of shard I of N; auto: the share that a Slurm array or an indexed Kubernetes job gives",
-        ),
-        (PLAN, "FILE", f"with {FLAG}: key ranges from s3pool shards, a file or s3/b/key; lists and walks nothing else"),
-    ):
-        text_flag(group, flag, metavar, help=meaning)
+    share = "only names of shard I of N; auto: the share that a Slurm array or an indexed Kubernetes job gives"
+    text_flag(group, FLAG, "I/N", help=share)
+    ranges = f"with {FLAG}: key ranges from s3pool shards, a file or s3/b/key; lists and walks nothing else"
+    text_flag(group, PLAN, "FILE", help=ranges)
     group.add_argument(
         PROCESSES, type=positive_int, default=1, metavar="N", help="by N processes, each with a range of the names (1)"
     )

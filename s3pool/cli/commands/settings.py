@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from s3pool.cli import setting_commands as words
+from s3pool.cli import setting_commands as settings
 from s3pool.cli.context import Context
 from s3pool.cli.parser import positive_int, switch, text_flag
 from s3pool.cli.setting_commands import BOTH, BUCKETS, FILE, NONE, OBJECTS, Action, Run, SettingsCommand, document
@@ -125,15 +125,15 @@ def _clear_retention(run: Run, place: Place) -> None:
 
 
 def _access(run: Run, place: Place) -> str:
-    return words.access_of(run.get(place), S3Path(place.bucket, place.key))
+    return settings.access_of(run.get(place), S3Path(place.bucket, place.key))
 
 
 def _set_access(run: Run, place: Place) -> str:
-    word = words.WORDS.get(run.values[0])
+    word = settings.WORDS.get(run.values[0])
     if word is None:
-        raise UsageError(f"{run.values[0]} is no access; there are {', '.join(words.ACCESSES)}")
+        raise UsageError(f"{run.values[0]} is no access; there are {', '.join(settings.ACCESSES)}")
     before = run.get(place)
-    after = words.with_access(before, S3Path(place.bucket, place.key), word)
+    after = settings.with_access(before, S3Path(place.bucket, place.key), word)
     if after is not None:
         run.put(place, after)
     elif before is not None:
@@ -146,7 +146,7 @@ def _rules(run: Run, place: Place) -> list[Any]:
 
 
 def _rules_text(rules: list[Any]) -> str:
-    return "\n".join(map(words.rule_text, rules)) or NONE
+    return "\n".join(map(settings.rule_text, rules)) or NONE
 
 
 def _put_rules(run: Run, place: Place, rules: list[Any]) -> None:
@@ -157,13 +157,13 @@ def _put_rules(run: Run, place: Place, rules: list[Any]) -> None:
     before = run.get(place)
     run.put(place, {"Rules": rules})
     kept = rules if run.ctx.dry_run else _rules(run, place)
-    if sorted(map(words.rule_words, rules)) == sorted(map(words.rule_words, kept)):
+    if sorted(map(settings.rule_words, rules)) == sorted(map(settings.rule_words, kept)):
         return
     if before:
         run.put(place, before)
     else:
         run.delete(place)
-    missing = [rule for rule in kept if words.rule_words(rule) not in list(map(words.rule_words, rules))]
+    missing = [rule for rule in kept if settings.rule_words(rule) not in list(map(settings.rule_words, rules))]
     raise UnsupportedError(
         f"s3/{place.bucket}: this server does not know all of these lifecycle rules: it made "
         f"{_rules_text(missing)} of one; nothing was changed"
@@ -180,7 +180,7 @@ def _import_rules(run: Run, place: Place) -> Any:
 
 
 def _add_rule(run: Run, place: Place) -> Any:
-    rule = words.rule_of(run.args)
+    rule = settings.rule_of(run.args)
     _put_rules(run, place, [*(other for other in _rules(run, place) if other.get("ID") != rule["ID"]), rule])
     return rule
 
@@ -278,7 +278,7 @@ ROWS = (
         _document_actions("Policy"), s3.POLICY),
     SettingsCommand("anonymous", "s3/BUCKET or s3/BUCKET/PREFIX", ("anonymous set download s3/photos/public/",),
         (Action(SHOW, _access, str),
-         _changes("|".join(("set", *words.WORDS)), _set_access, "Access set", "|".join(words.ACCESSES)),
+         _changes("|".join(("set", *settings.WORDS)), _set_access, "Access set", "|".join(settings.ACCESSES)),
          Action(("get-json",), Run.get, document),
          _changes("set-json", _put_file, "Policy set", "FILE")),
         s3.POLICY),
@@ -288,7 +288,7 @@ ROWS = (
          Action(REMOVE, _remove_rules, done="Rules removed"),
          Action(("export",), Run.get, document),
          _changes("import", _import_rules, "Rules imported", after=FILE)),
-        s3.LIFECYCLE, flags=(words.add_rule_flags,)),
+        s3.LIFECYCLE, flags=(settings.add_rule_flags,)),
     SettingsCommand("cors", BUCKETS, ("cors set s3/site cors.json",),
         _document_actions("CORS rules"), s3.CORS),
     SettingsCommand("encrypt", BUCKETS, ("encrypt set sse-s3 s3/photos",),

@@ -46,34 +46,26 @@ class _JsonFormatter(logging.Formatter):
 class _StderrHandler(logging.Handler):
     """Writes lines and ignores errors of its stream: stderr may be closed."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, pause: Pause) -> None:
         super().__init__()
-        self._stream = stream
-        self.pause: Pause = contextlib.nullcontext
+        self._stream, self._pause = stream, pause
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one line; where stderr is closed, the exit code still tells of errors."""
-        with contextlib.suppress(OSError, ValueError), self.pause():
+        with contextlib.suppress(OSError, ValueError), self._pause():
             self._stream.write(f"{self.format(record)}\n")
             self._stream.flush()
 
 
-def set_up(stream: TextIO | None, *, level: str, json: bool) -> None:
-    """Send the program's log lines to a stream, and to no other."""
+def set_up(stream: TextIO | None, *, level: str, json: bool, pause: Pause = contextlib.nullcontext) -> None:
+    """Send the program's log lines to a stream, each in a pause of the bars, and to no other."""
     logger = logging.getLogger(ROOT)
     logger.propagate = False
     logger.handlers.clear()
-    handler: logging.Handler = _StderrHandler(stream) if stream is not None else logging.NullHandler()
+    handler: logging.Handler = _StderrHandler(stream, pause) if stream is not None else logging.NullHandler()
     handler.setFormatter(_JsonFormatter() if json else _TextFormatter())
     logger.addHandler(handler)
     set_level(level)
-
-
-def write_between(pause: Pause) -> None:
-    """Write each line inside a context: bars on the terminal would be drawn over it."""
-    for handler in logging.getLogger(ROOT).handlers:
-        if isinstance(handler, _StderrHandler):
-            handler.pause = pause
 
 
 def set_level(level: str) -> None:

@@ -261,7 +261,7 @@ def _set_up_logs(args: argparse.Namespace, out: Output) -> None:
 
     given = vars(args)
     as_json = given.get("log_format", "json" if out.json else "text") == "json"
-    logs.set_up(sys.stderr, level=_flag_level(given) or DEFAULT_LOG_LEVEL, json=as_json)
+    logs.set_up(sys.stderr, level=_flag_level(given) or DEFAULT_LOG_LEVEL, json=as_json, pause=out.paused)
 
 
 def _flag_level(given: Mapping[str, object]) -> str:

@@ -157,7 +157,7 @@ class Output:
         self.is_tty = is_terminal(self._stdout)
         self._color = color
         self._encode: Callable[[object], str] | None = None
-        self.pause: Callable[[], AbstractContextManager[None]] = nullcontext  # in which messages are written
+        self.pause: Callable[[], AbstractContextManager[None]] = nullcontext  # of bars
         self._where = ""  # the line of a script that is at work, as errors name it
         self._number = 0
 
@@ -292,6 +292,10 @@ class Output:
         self._flush_results()
         self._tell(text)
 
+    def paused(self) -> AbstractContextManager[None]:
+        """Return a context without bars, in which messages are written."""
+        return self.pause()
+
     def _flush_results(self) -> None:
         # On a terminal or with 2>&1 the order of lines is part of the message.
         if self._lines:
@@ -301,7 +305,7 @@ class Output:
         if self._stderr is None:
             return
         try:
-            with self.pause():
+            with self.paused():
                 self._stderr.write(text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace") + end)
                 self._stderr.flush()
         except (OSError, ValueError):

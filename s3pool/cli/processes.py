@@ -21,7 +21,7 @@ from typing import IO, Any
 
 from s3pool.cli.context import Context
 from s3pool.cli.outcomes import note_not_kept, print_summary, summary_text
-from s3pool.cli.output import FAILED, Terminated, combined
+from s3pool.cli.output import DONE, FAILED, Terminated, combined
 from s3pool.cli.progress import RunProgress
 from s3pool.cli.selection import make_plan
 from s3pool.errors import S3PoolError, UnorderedError
@@ -66,25 +66,6 @@ class _Child:
             return
 
 
-class Parts:
-    """What the shards of one command left: reports, exit code, and the interrupt that ended them."""
-
-    def __init__(self, children: Sequence[_Child], codes: Sequence[int], interrupt: KeyboardInterrupt | None) -> None:
-        self._children = children
-        self.code = combined(codes)
-        self.interrupt = interrupt
-
-    def reports(self, kind: str) -> Iterator[Any]:
-        """Yield the reports of one kind, in the order of the ranges."""
-        for child in self._children:
-            yield from child.records.get(kind, ())
-
-    def raise_interrupt(self) -> None:
-        """Raise the interrupt that ended the shards, if one did."""
-        if self.interrupt is not None:
-            raise self.interrupt
-
-
 def run_parts(
     ctx: Context,
     tree: Location | None,
@@ -105,8 +86,7 @@ def run_parts(
     """
     count = ctx.args.processes
     with _started(count, ctx, stdin) as children:
-        run = _Run(ctx, children, ordered=ordered, progress=progress, before_results=before_results)
-        interrupt = None
+        parts = Parts(ctx, children, ordered=ordered, progress=progress, before_results=before_results)
         try:
             plan = _plan(ctx, tree, count, is_source=is_source)
             for child, names in zip(children, plan, strict=False):
@@ -115,12 +95,11 @@ def run_parts(
                 child.order({**order, "bounds": bounds, "operand": operand})
             for child in children[len(plan) :]:
                 child.order({})  # it is not needed
-            run.until_the_end()
+            parts.until_the_end()
         except KeyboardInterrupt as exc:
-            interrupt = exc
-            run.stop(signal.SIGTERM if isinstance(exc, Terminated) else signal.SIGINT)
-        codes = [run.code_of(child) for child in children]
-    parts = Parts(children, codes, interrupt)
+            parts.interrupt = exc
+            parts.stop(signal.SIGTERM if isinstance(exc, Terminated) else signal.SIGINT)
+        parts.code = combined([parts.code_of(child) for child in children])
     ctx.add_counts(*([row for rows in parts.reports(kind) for row in rows] for kind in ("endpoints", "lists")))
     return parts
 
@@ -190,7 +169,9 @@ def _start(index: int, ctx: Context, stdin: bytes | None) -> _Child:
     return _Child(index, process, reports, orders)
 
 
-class _Run:
+class Parts:
+    """The shards of one command at work, and what they left: reports, exit code, the interrupt that ended them."""
+
     def __init__(
         self,
         ctx: Context,
@@ -200,11 +181,10 @@ class _Run:
         progress: object,
         before_results: Callable[[], None],
     ) -> None:
-        self._ctx = ctx
+        self.code = DONE
+        self.interrupt: KeyboardInterrupt | None = None
         self._before_results: Callable[[], None] | None = before_results
-        self._out = ctx.out
-        self._children = children
-        self._ordered = ordered
+        self._out, self._children, self._ordered = ctx.out, children, ordered
         self._turn = 0  # the shard whose results go out as they come
         self._progress = progress if isinstance(progress, RunProgress) else None
         self._known: set[bytes] = set()  # lines on stderr that some shard has written
@@ -217,6 +197,16 @@ class _Run:
 
     def _listen(self, child: _Child, descriptor: int, take: Callable[[_Child, int, bytes], None]) -> None:
         self._selector.register(descriptor, selectors.EVENT_READ, (child, take))
+
+    def reports(self, kind: str) -> Iterator[Any]:
+        """Yield the reports of one kind, in the order of the ranges."""
+        for child in self._children:
+            yield from child.records.get(kind, ())
+
+    def raise_interrupt(self) -> None:
+        """Raise the interrupt that ended the shards, if one did."""
+        if self.interrupt is not None:
+            raise self.interrupt
 
     def until_the_end(self, deadline: float | None = None) -> None:
         """Take what comes until all shards have ended, or the time is up."""
@@ -293,7 +283,7 @@ class _Run:
             if self._before_results is not None:
                 self._before_results()
                 self._before_results = None
-            with self._out.pause():
+            with self._out.paused():
                 self._out.block(block)
 
     def _take_errors(self, child: _Child, descriptor: int, block: bytes) -> None:

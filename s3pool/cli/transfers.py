@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 
 from s3pool.cli.context import Context
 from s3pool.cli.header_flags import add_attribute_flags, add_request_flags, attributes_of, given_for
-from s3pool.cli.logs import write_between
 from s3pool.cli.outcomes import OutcomePrinter, print_summary, summary_text
 from s3pool.cli.output import code_of_interrupt, is_terminal
 from s3pool.cli.parser import COPYING, FILTERS, STORED, natural_int, section, size_in_bytes, switch, text_flag
@@ -175,12 +174,10 @@ def shown_progress(ctx: Context, *, to_stdout: bool = False) -> Iterator[tuple[P
         bars = BarProgress(color=ctx.out.is_colored(stderr=True))
         bars.start()
         ctx.out.pause = bars.paused
-        write_between(bars.paused)
         try:
             yield bars, False
         finally:
             ctx.out.pause = nullcontext
-            write_between(nullcontext)
             bars.stop()
 
 

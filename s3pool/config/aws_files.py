@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from s3pool.config.files import SourceFile, is_present, read_source
+from s3pool.config.files import is_present, read_source
 from s3pool.config.options import Setting
 from s3pool.config.values import TRUE_WORDS, KeySource
 from s3pool.errors import ConfigError
@@ -81,12 +81,11 @@ class AwsFiles:
             for option, name in AWS_KEYS.items()
             if found[path].get(name)
         }
-        file = read_ini(path)[0]
-        return FoundKeys(layer, source, file.secrecy_warnings() if file else ())
+        return FoundKeys(layer, source, read_source(path).secrecy_warnings())
 
     def load_settings(self, *, ignores_endpoints: bool) -> dict[str, Setting]:
         """Return what AWS's config file sets for the profile: plain words, and endpoints for S3 and STS."""
-        sections = read_ini(self._config_path)[1]
+        sections = read_ini(self._config_path)
         name = _config_section(self._profile)
         profile = sections.get(name, {})
         origin = f"{self._config_path} [{name}]"
@@ -106,7 +105,7 @@ class AwsFiles:
 
     def _sections(self, profile: str) -> Iterator[tuple[str, str, Mapping[str, str]]]:
         for path, name in ((self._credentials_path, profile), (self._config_path, _config_section(profile))):
-            sections = read_ini(path)[1]
+            sections = read_ini(path)
             if name in sections:
                 yield path, f"{path} [{name}]", sections[name]
 
@@ -153,7 +152,7 @@ class AwsFiles:
 
     def _sso(self, words: Mapping[str, str], origin: str) -> KeySource:
         session = words.get("sso_session", "")
-        shared = read_ini(self._config_path)[1].get(f"sso-session {session}", {}) if session else {}
+        shared = read_ini(self._config_path).get(f"sso-session {session}", {}) if session else {}
         words = {**words, **shared}
         names = ("sso_start_url", "sso_region", "sso_account_id", "sso_role_name")
         missing = [name for name in names if not words.get(name)]
@@ -225,7 +224,7 @@ def _nested(text: str) -> dict[str, str]:
 
 def has_profile(credentials_path: str, config_path: str, profile: str) -> bool:
     """Return whether one of AWS's files has a profile."""
-    return profile in read_ini(credentials_path)[1] or _config_section(profile) in read_ini(config_path)[1]
+    return profile in read_ini(credentials_path) or _config_section(profile) in read_ini(config_path)
 
 
 def read_pair(source: KeySource) -> tuple[str, str, str]:
@@ -233,24 +232,24 @@ def read_pair(source: KeySource) -> tuple[str, str, str]:
 
     Raises ConfigError: the file cannot be read.
     """
-    words = read_ini(source.settings["path"])[1].get(source.settings["section"], {})
+    words = read_ini(source.settings["path"]).get(source.settings["section"], {})
     access_key, secret_key, token = (words.get(name, "") for name in AWS_KEYS.values())
     return access_key, secret_key, token
 
 
-def read_ini(path: str) -> tuple[SourceFile | None, Sections]:
+def read_ini(path: str) -> Sections:
     """Read an INI file into maps by section; a missing file has none."""
     if not is_present(path):
-        return None, {}
+        return {}
     import configparser
 
-    source = read_source(path)
     parser = configparser.RawConfigParser(default_section="", strict=False)
+    text = read_source(path).text
     try:
-        parser.read_string(source.text)
+        parser.read_string(text)
     except configparser.Error as exc:
         # The exception quotes the line, which may be a secret.
         line = getattr(exc, "lineno", None) or next((number for number, _ in getattr(exc, "errors", ())), "?")
         raise ConfigError(f"{path}: line {line} cannot be read; AWS's form is [profile] and name = value") from exc
     # `aws configure` puts names with blanks into quotes.
-    return source, {re.sub(r'"', "", name): dict(parser.items(name)) for name in parser.sections()}
+    return {re.sub(r'"', "", name): dict(parser.items(name)) for name in parser.sections()}

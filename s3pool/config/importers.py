@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from s3pool.config.aws_files import read_ini
 from s3pool.config.files import (
@@ -90,7 +90,7 @@ def _of_rclone(place: ConfigPlace) -> Iterator[FoundProfile]:
     path = place.environ.get("RCLONE_CONFIG") or os.path.join(base, "rclone", "rclone.conf")
     if is_present(path) and ENCRYPTED in read_source(path).text:
         raise ConfigError(f"{path} is encrypted: rclone config show prints it; keep that in a file of mode 0600")
-    for name, words in read_ini(path)[1].items():
+    for name, words in read_ini(path).items():
         if words.get("type") != "s3":
             continue
         has_keys = bool(words.get("access_key_id"))
@@ -110,7 +110,7 @@ def _of_rclone(place: ConfigPlace) -> Iterator[FoundProfile]:
 
 def _of_s3cmd(place: ConfigPlace) -> Iterator[FoundProfile]:
     path = place.file("S3CMD_CONFIG", ".s3cfg")
-    words = read_ini(path)[1].get("default", {})
+    words = read_ini(path).get("default", {})
     if not words:
         return
     is_plain = words.get("use_https", "True").lower() in FALSE_WORDS
@@ -134,8 +134,8 @@ def _of_aws(place: ConfigPlace, *, tool: str = "aws", url: str = "") -> Iterator
     """Yield AWS's profiles without their keys, which are read from AWS's files by the profile's name."""
     path = place.file("AWS_CONFIG_FILE", ".aws", "config")
     credentials = place.file("AWS_SHARED_CREDENTIALS_FILE", ".aws", "credentials")
-    sections = {name.removeprefix("profile "): words for name, words in read_ini(path)[1].items()}
-    for name in {**sections, **read_ini(credentials)[1]}:
+    sections = {name.removeprefix("profile "): words for name, words in read_ini(path).items()}
+    for name in {**sections, **read_ini(credentials)}:
         if name.partition(" ")[0] in ("services", "sso-session"):
             continue
         words = sections.get(name, {})
@@ -185,25 +185,21 @@ def add_profiles(path: str, profiles: Mapping[str, Settings]) -> None:
     path = os.path.realpath(path)
     before = read_document(path)
     text = read_source(path).text if is_present(path) else ""
-    known = before.get(PROFILES) or {}
-    wanted = {**known, **_kept_default(before), **profiles}  # type: ignore[dict-item]
-    for name in {**_kept_default(before), **profiles}:
-        text = _without(text, name) if name in known else text  # type: ignore[operator]
-    text = _with(text, {**_kept_default(before), **profiles})
-    if isinstance(known, dict) and len(known) == 1 and not before.get(DEFAULT_PROFILE) and "default" not in known:
+    known: Any = before.get(PROFILES) or {}
+    # An empty profile, by which settings outside of profiles go on being what is used.
+    added = {**({} if known else {"default": {}}), **profiles}
+    for name in known.keys() & added.keys():
+        text = _without(text, name)
+    text = _with(text, added)
+    if len(known) == 1 and not before.get(DEFAULT_PROFILE) and "default" not in known:
         text = f"{DEFAULT_PROFILE}: {json.dumps(next(iter(known)))}\n{text}"
     try:
-        is_right = parse_yaml(SourceFile(path, text, SECRET_MODE)).get(PROFILES) == wanted
+        is_right = parse_yaml(SourceFile(path, text, SECRET_MODE)).get(PROFILES) == {**known, **added}
     except ConfigError:
         is_right = False
     if not is_right:
         raise ConfigError(f"{path} is written in a way that nothing can be added to: write its profiles: one a line")
     _replace(path, text)
-
-
-def _kept_default(before: Settings) -> dict[str, Settings]:
-    """Return the empty profile by which settings outside of profiles go on being what is used."""
-    return {} if before.get(PROFILES) else {"default": {}}
 
 
 def _with(text: str, profiles: Mapping[str, Settings]) -> str:

@@ -33,12 +33,12 @@ def test_range(fake: FakeS3, call: Call, span: str, expected: bytes) -> None:
     assert expected == call("cat", "--range", span, "s3/b/k").stdout
 
 
-@pytest.mark.parametrize("span", ["-0", "5-2", "x", "-", ""])
+@pytest.mark.parametrize("span", ["-0", "5-2", "x", "-", "", "1-2-3", "0-3,5-6"])
 def test_senseless_range_is_a_usage_error(fake: FakeS3, call: Call, span: str) -> None:
     """Servers differ in what they make of it; some send the whole object."""
     fake.store.add("b", "k", b"0123456789")
 
-    result = call("cat", "--range", span, "s3/b/k")
+    result = call("cat", f"--range={span}", "s3/b/k")
 
     assert (2, b"") == (result.code, result.stdout)
     assert f"bad range {span!r}" in result.err
@@ -51,12 +51,6 @@ def test_range_on_a_server_that_knows_none(fake: FakeS3, call: Call, span: str, 
     fake.fault(IgnoreHeader("range"), op="GetObject", times=0)
 
     assert expected == call("cat", "--range", span, "s3/b/k").stdout
-
-
-@pytest.mark.parametrize("span", ["", "x", "5-3", "-", "1-2-3", "0-3,5-6"])
-def test_bad_range_is_a_usage_error(call: Call, span: str) -> None:
-    """Before anything is asked."""
-    assert 2 == call("cat", f"--range={span}", "s3/b/k").code
 
 
 def test_cut_body_goes_on_elsewhere(fake: FakeS3, call: Call) -> None:

@@ -102,11 +102,6 @@ def test_versions_are_counted_as_ls_counts_them(call: Call) -> None:
     assert "Total objects: 3\nTotal size: 12 B (12)\nDelete markers: 2\n" == text
 
 
-def test_missing_bucket_is_exit_3(call: Call) -> None:
-    """A total of nothing is still written, for the operands that were there."""
-    assert 3 == call("du", "s3/none").code
-
-
 def test_listing_that_failed_has_no_total(fake: FakeS3, call: Call) -> None:
     """Nothing was counted, and 0 bytes would be read as an empty bucket; beside others there is one of these."""
     fake.store.add("b", "k", b"12")

@@ -29,6 +29,12 @@ def plan(tmp_path: Path) -> list[tuple[str, ...]]:
     return [("--shard", f"{index}/{COUNT}", "--plan", "plan") for index in range(COUNT)]
 
 
+@pytest.fixture(params=["plan", "hash"])
+def shards(request: pytest.FixtureRequest, plan: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """Return the flags of each shard, by the ranges of the plan or by hashes."""
+    return plan if request.param == "plan" else [flags[:2] for flags in plan]
+
+
 def make_files(root: Path, names: Sequence[str]) -> None:
     """Make a file of one byte for each name."""
     for name in names:
@@ -55,21 +61,18 @@ SEARCHES = (
 
 
 @pytest.mark.parametrize("words", SEARCHES, ids=" ".join)
-@pytest.mark.parametrize("sharding", ["plan", "hash"])
 def test_shards_show_everything_once(
-    call: Call, fake: FakeS3, plan: list[tuple[str, ...]], words: tuple[str, ...], sharding: str
+    call: Call, fake: FakeS3, shards: list[tuple[str, ...]], words: tuple[str, ...]
 ) -> None:
     """Key or prefix, by whatever way it is listed, each is shown by one shard; by ranges also in order."""
     store(fake, [*PLAIN, *HOSTILE])
     fake.store.add("b", "p", b"x")
 
     whole = call(*words, "--json").lines
-    shares = [
-        line for flags in plan for line in call(*words, *flags[: None if sharding == "plan" else 2], "--json").lines
-    ]
+    shares = [line for flags in shards for line in call(*words, *flags, "--json").lines]
 
     assert sorted(whole) == sorted(shares)
-    if sharding == "plan" and "--unordered" not in words:
+    if "--plan" in shards[0] and "--unordered" not in words:
         assert whole == shares
 
 
@@ -87,25 +90,26 @@ def test_a_shard_asks_for_its_own_pages(call: Call, fake: FakeS3, plan: list[tup
     assert sum(lists[1:]) <= lists[0] + COUNT
 
 
-def test_counts_add_up(call: Call, fake: FakeS3, plan: list[tuple[str, ...]]) -> None:
+@pytest.mark.parametrize("depth", [(), ("-d", "1")])
+def test_counts_add_up(call: Call, fake: FakeS3, shards: list[tuple[str, ...]], depth: tuple[str, ...]) -> None:
     """The sums of all machines are the sum of one."""
     store(fake, HOSTILE)
 
-    counts = [call("du", "s3/b/p", *flags, "--json").records[-1]["objects"] for flags in plan]
+    counts = [call("du", *depth, "s3/b/p", *flags, "--json").records[-1]["objects"] for flags in shards]
 
     assert len(HOSTILE) == sum(counts)
 
 
 @pytest.mark.parametrize("extra", [(), ("--versions",)])
 def test_shards_remove_everything_once(
-    call: Call, fake: FakeS3, plan: list[tuple[str, ...]], extra: tuple[str, ...]
+    call: Call, fake: FakeS3, shards: list[tuple[str, ...]], extra: tuple[str, ...]
 ) -> None:
     """No key is left, none is asked for twice, and the neighbour stays."""
     store(fake, HOSTILE)
     fake.store.add("b", "p", b"x")
     fake.store.add("b", "p2", b"x")
 
-    shares = [call("rm", "-r", "--force", "s3/b/p", *extra, *flags, "--json").records[:-1] for flags in plan]
+    shares = [call("rm", "-r", "--force", "s3/b/p", *extra, *flags, "--json").records[:-1] for flags in shards]
 
     assert len(HOSTILE) + 1 == sum(map(len, shares))
     assert ["p2"] == [str(r["key"]) for r in call("find", "s3/b", "--json").records]

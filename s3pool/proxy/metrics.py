@@ -301,21 +301,18 @@ class AccessLog:
 
     def __init__(self, path: str) -> None:
         self._path = path
-        # Guards the descriptor while it is exchanged; a line is one write, which needs no lock.
-        self._lock = threading.Lock()
         self._fd = _open(path)
 
     def write(self, record: RequestRecord) -> None:
-        """Append the line of one request. On a full disk the line is lost."""
-        with self._lock, suppress(OSError):
+        """Append the line of one request by one write. On a full disk the line is lost."""
+        with suppress(OSError):
             os.write(self._fd, _line(record))
 
     def reopen(self) -> None:
         """Reopen the file after log rotation. Raises ConfigError: it cannot be opened; the old one stays."""
         fd = _open(self._path)
-        with self._lock:
-            old, self._fd = self._fd, fd
-        os.close(old)
+        os.dup2(fd, self._fd, inheritable=False)  # at once, so that no line is written in between
+        os.close(fd)
 
     def close(self) -> None:
         """Close the file."""

@@ -43,7 +43,6 @@ SHED_AT_ONCE = 64  # so many of the longest idle are found by one look at all
 LEAVE_WAIT_S = 0.2  # for one of those that were told to make room
 BUSY = float("inf")
 STRANGER_S = 1e9  # a connection that asked for nothing with a key makes room before all that did
-REGULAR, EXCESS = "regular", "excess"
 
 
 class Listener(ThreadingHTTPServer):
@@ -154,20 +153,19 @@ class ProxyServer(Listener):
         peer = plain_address(str(client_address[0])) if client_address else LOCAL_PEER
         balancers = self.settings.proxy_protocol
         is_balancer = bool(balancers) and is_trusted(peer, balancers)
-        entered = self._enter(peer, is_limited=not is_balancer)
-        if not entered:
+        is_excess = self._enter(peer, is_limited=not is_balancer)
+        if is_excess is None:
             self.metrics.count_refused()
             self._refuse_connection(request)
             return
         try:
             if is_balancer:
                 self._loop_at_work()  # which no other thread starts
-                self._thread_cache.submit(lambda: self._read_proxy_header(request, peer, is_excess=entered == EXCESS))
+                self._thread_cache.submit(lambda: self._read_proxy_header(request, peer, is_excess=is_excess))
             else:
-                self._start_connection(request, peer, is_excess=entered == EXCESS)
-        except (RuntimeError, OSError):  # the system has no thread left, or no descriptor
-            self._leave(peer)
-            self._refuse_connection(request)
+                self._start_connection(request, peer, is_excess=is_excess)
+        except (RuntimeError, OSError):  # the system has no thread left, or no descriptor, or the client is gone
+            self._refuse_connection(request, peer)
 
     def _read_proxy_header(self, sock: socket.socket, balancer: str, *, is_excess: bool) -> None:
         """Read the client's address from a balancer's PROXY header, then start the connection."""
@@ -182,14 +180,12 @@ class ProxyServer(Listener):
             return
         if not self._recount(balancer, peer):
             self.metrics.count_refused()
-            self._leave(balancer)
-            self._refuse_connection(sock)
+            self._refuse_connection(sock, balancer)
             return
         try:
             self._start_connection(sock, peer, is_excess=is_excess)
         except (RuntimeError, OSError):
-            self._leave(peer)
-            self._refuse_connection(sock)
+            self._refuse_connection(sock, peer)
 
     def _recount(self, balancer: str, peer: str) -> bool:
         """Count a connection for its client instead of its balancer; False at the client's limit."""
@@ -208,12 +204,7 @@ class ProxyServer(Listener):
             self._thread_cache.submit(lambda: self._secure(sock, peer, tls, is_excess=is_excess))
             return
         at_work = self._loop_at_work() if IS_POSSIBLE else None
-        try:
-            connection = self._connection(sock, peer, is_tls=False, is_excess=is_excess)
-        except OSError:  # the client is gone already
-            sock.close()
-            self._leave(peer)
-            return
+        connection = self._connection(sock, peer, is_tls=False, is_excess=is_excess)
         if at_work is not None and not is_excess:
             at_work.watch(connection)
         else:
@@ -238,23 +229,26 @@ class ProxyServer(Listener):
             self._loop = made
         return self._loop
 
-    def _enter(self, peer: str, *, is_limited: bool = True) -> str:
-        """Return how a connection may come in, or nothing; at the bound the longest idle one makes room."""
+    def _enter(self, peer: str, *, is_limited: bool) -> bool | None:
+        """Return whether a connection is one too many, None for one that may not come in.
+
+        At the bound the longest idle one makes room.
+        """
         limit = self.settings.max_per_client if is_limited else 0
         most = clients_within(self.settings.max_clients, self.gateway.forwarder.slots.size)
         with self._lock:
             if limit and self._per_peer[peer] >= limit:
-                return ""
+                return None
             bound = most + EXCESS_CONNECTIONS
             if self._per_peer.total() >= bound and self._leaving and self._may_wait:
                 self._may_wait = self._left.wait_for(lambda: self._per_peer.total() < bound, LEAVE_WAIT_S)
             total = self._per_peer.total()
             if total >= bound:
-                return ""
-            way = REGULAR if total - len(self._leaving) < most or self._make_room() else EXCESS
+                return None
+            has_room = total - len(self._leaving) < most or self._make_room()
             self._per_peer[peer] += 1
             self._all_gone.clear()
-            return way
+            return not has_room
 
     def _make_room(self) -> bool:
         """Close a finished connection, or the one idle longest; return False when all are busy."""
@@ -303,7 +297,10 @@ class ProxyServer(Listener):
             if not self._per_peer:
                 self._all_gone.set()
 
-    def _refuse_connection(self, sock: socket.socket) -> None:
+    def _refuse_connection(self, sock: socket.socket, peer: str = "") -> None:
+        """Turn a connection away, which may be counted for its peer."""
+        if peer:
+            self._leave(peer)
         with contextlib.suppress(OSError):
             if self.tls is None:
                 body = unavailable("too many connections; try again").xml("", "")

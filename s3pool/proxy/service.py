@@ -261,16 +261,18 @@ class ProxyPool:
         }
 
 
-COUNTED = ("throttled", "retries", "bytes_sent", "bytes_received", "last_error")
+COUNTED = (
+    *("endpoint", "state", "ejections", "hedges", "requests", "failures", "failure_kinds", "throttled", "retries"),
+    *("bytes_sent", "bytes_received", "last_error"),
+)
 
 
 def _node_record(node: Node, skews: Mapping[Endpoint, float]) -> dict[str, Any]:
     """Return everything about one endpoint, ready for JSON."""
     stats = node.counters.snapshot(node.endpoint.url, node.breaker.state, node.breaker.ejections)
     return {
-        **{name: getattr(stats, name) for name in ("endpoint", "state")},
+        **{name: getattr(stats, name) for name in COUNTED},
         "health": _health(node),
-        **{name: getattr(stats, name) for name in ("ejections", "hedges")},
         "drained": node.is_draining,
         "tier": node.priority,
         "zone": node.endpoint.zone,
@@ -279,9 +281,7 @@ def _node_record(node: Node, skews: Mapping[Endpoint, float]) -> dict[str, Any]:
         "latency_ms": round(node.latency_s * 1000, 3),
         "answers": stats.timed,
         "answer_seconds": round(stats.seconds, 6),
-        **{name: getattr(stats, name) for name in ("requests", "failures", "failure_kinds")},
         "connections": node.connections.counts.snapshot(),
-        **{name: getattr(stats, name) for name in COUNTED},
         "clock_skew_s": skews.get(node.endpoint),
     }
 

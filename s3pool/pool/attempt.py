@@ -49,10 +49,9 @@ PICKED, SENT, HEDGED, DONE, FAILED = State.PICKED, State.SENT, State.HEDGED, Sta
 
 
 class Attempt:
-    """One request through the pool; used by one thread at a time.
+    """One request through the pool; used by one thread at a time, and brought to its end, or abandoned.
 
-    ``deadline`` is when on_deadline() is to be called, unless one of ``exchanges`` becomes readable before. An attempt
-    that is over holds ``response`` or ``error``; one that is not has to be brought to its end, or abandoned.
+    on_deadline() is to be called at the ``deadline``, unless one of ``exchanges`` becomes readable before.
     """
 
     __slots__ = ("_check", "_context", "_node", "_pin", "_resume_at", "error", "exchanges", "history", "pause_s",
@@ -102,10 +101,7 @@ class Attempt:
         return self.exchanges[-1].connection.fileno() if self.exchanges else -1
 
     def start(self, *, wait: bool = True) -> bool:
-        """Send the request to the next node, over a new connection where none is open.
-
-        False when all connections to it are in use and ``wait`` is False.
-        """
+        """Send the request to the next node; False when all connections to it are in use and ``wait`` is False."""
         self.started = self.started or self._context.now()
         self._context.tell_long_wait(self.request, self.history, since=self.started)
         self.pause_s = None
@@ -200,6 +196,11 @@ class Attempt:
             except TransportError as exc:
                 self.on_failure(exchange, exc)
 
+    def note_waiting(self) -> None:
+        """Let an answer that is there already tell nothing of its node's speed: nobody has looked for it."""
+        for exchange in self.exchanges:
+            exchange.was_waiting = exchange.connection.is_readable()
+
     def abandon(self) -> None:
         """Drop what is under way; harmless after the end."""
         for exchange in self.exchanges:
@@ -266,9 +267,8 @@ class Attempt:
     def hedge_delay_s(self, newest: Exchange) -> float | None:
         """Return the seconds after which the newest node is not waited for alone; None waits to the end.
 
-        A node that answered before gets many times its usual latency, so that a store that
-        is slow throughout is not asked everything twice. It may be one that makes each of its
-        connections wait: then another node, or another connection, answers at once.
+        A node that answered before gets many times its usual latency: a store that is slow throughout is not asked
+        everything twice. Where a server makes each connection wait, another node, or connection, answers at once.
         """
         context = self._context
         if self._is_alone or len(self.exchanges) > MAX_HEDGED or newest.response is not None:

@@ -29,34 +29,6 @@ BuildHead = Callable[[Request, Endpoint, float], bytes]
 SKEW_WARN_S = 60.0
 
 
-class Call:
-    """An attempt in the hands of a caller that begins it, does something else, and waits for it then."""
-
-    __slots__ = ("_finish", "attempt")
-
-    def __init__(self, finish: Callable[[Attempt], Response], attempt: Attempt) -> None:
-        self._finish = finish
-        self.attempt = attempt
-
-    def begin(self, *, wait: bool = True) -> bool:
-        """Send the first try; False when all connections are in use and ``wait`` is False."""
-        return self.attempt.start(wait=wait)
-
-    def first_result(self, *, timely: bool = True) -> Response:
-        """Return the answer. Without ``timely``, one that is there already does not count for the node's latency."""
-        for exchange in self.attempt.exchanges:
-            exchange.was_waiting = not timely and exchange.connection.is_readable()
-        return self.finish()
-
-    def finish(self) -> Response:
-        """Return the answer; errors as Transport.send() has them."""
-        return self._finish(self.attempt)
-
-    def abandon(self) -> None:
-        """Drop what is under way; harmless after the end."""
-        self.attempt.abandon()
-
-
 class Transport:
     """The pool behind one verb. Safe for many threads; starts one only to probe a node that fell silent."""
 
@@ -215,10 +187,6 @@ class Transport:
         from s3pool.pool.window import Window  # most commands have no use for it
 
         return Window(self.context)
-
-    def call(self, request: Request, check: Check, *, only: Endpoint | None = None) -> Call:
-        """Return a request in steps."""
-        return Call(self.finish, self.attempt(request, check, only=only))
 
     def node_of(self, endpoint: Endpoint) -> Node:
         """Return the node of one of the pool's endpoints, also when it has left the pool.

@@ -12,14 +12,14 @@ import zlib
 from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Sequence
-from itertools import groupby, pairwise
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from s3pool.location import name_bytes
 from s3pool.model import ListPage
 from s3pool.record import dataclass, field
 from s3pool.s3.pages import ObjectTable, Times, build_objects, keys_of
-from s3pool.s3.paging import LoopGuard, is_increasing
+from s3pool.s3.paging import LoopGuard
 from s3pool.s3.split_points import shared_length
 
 AUTO_JOBS = 0  # as many as help
@@ -264,14 +264,6 @@ class KeyRange:
     def is_within(self, prefix: str, outer: str) -> bool:
         """Return whether all its keys start with a prefix, given that they do with the outer one."""
         return len(prefix) <= len(outer) or (self.end is not None and self.end.startswith(prefix))
-
-
-def is_page_ordered(page: ListPage, *, repeats: bool) -> bool:
-    """Return whether a page is in order; with ``repeats`` a key may come several times in a row."""
-    if page.is_ordered is not None:
-        return page.is_ordered
-    keys = keys_of(page.objects)
-    return is_increasing([key for key, _ in groupby(keys)] if repeats else keys)
 
 
 def link(r: KeyRange, made: Sequence[KeyRange]) -> None:

@@ -40,30 +40,14 @@ class Sender(Protocol):
     def send(self, request: Request, check: Check, *, only: Endpoint | None = None) -> Response:
         """Send a request and give the response that passed the check."""
 
-    def call(self, request: Request, check: Check) -> BegunRequest:
-        """Return a request that the caller begins and waits for in two steps."""
+    def attempt(self, request: Request, check: Check) -> Any:
+        """Return a request that the caller starts, and finishes later."""
 
     def window(self) -> OperationWindow:
         """Return a place for operations that one thread has under way at once."""
 
     def finish(self, attempt: Any) -> Response:
-        """Wait for a request that a window has handed over, and return its response."""
-
-
-class BegunRequest(Protocol):
-    """A request in steps, so that its thread can do something else meanwhile."""
-
-    def begin(self, *, wait: bool = True) -> bool:
-        """Send it; False when all connections are in use and ``wait`` is False."""
-
-    def first_result(self, *, timely: bool = True) -> Response:
-        """Return the response, after as many attempts as it takes.
-
-        Who comes for it when it may have waited for long is not ``timely``.
-        """
-
-    def abandon(self) -> None:
-        """Abandon what is under way."""
+        """Wait for a request that was started, or that a window has handed over, and return its response."""
 
 
 class OperationWindow(Protocol):
@@ -414,22 +398,23 @@ class Operations:
 class Pending(Operation[T]):
     """An operation under way, for a thread that does something else meanwhile."""
 
-    __slots__ = ("_call",)
+    __slots__ = ("_attempt",)
 
     def begin(self) -> bool:
         """Send the request; False when all connections are in use."""
-        self._call: BegunRequest = self.sender.call(self.request, self.check)
-        return self._call.begin(wait=False)
+        self._attempt = self.sender.attempt(self.request, self.check)
+        return bool(self._attempt.start(wait=False))
 
     def finish(self) -> T:
         """Return the result. The answer may have waited: it tells nothing about the node's speed."""
-        self._call.first_result(timely=False).close()
-        del self._call  # which knows this one: they would keep each other, and the page, alive
+        self._attempt.note_waiting()
+        self.sender.finish(self._attempt).close()
+        del self._attempt  # which knows this one: they would keep each other, and the page, alive
         return self.result
 
     def abandon(self) -> None:
         """Abandon the request, which nobody has waited for."""
-        self._call.abandon()
+        self._attempt.abandon()
 
 
 def body_of(response: Response) -> bytes:

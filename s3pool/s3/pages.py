@@ -199,17 +199,30 @@ def _prefixes(root: Element, decode: Decode) -> tuple[str, ...]:
 def check_page(page: ListPage, *, prefix: str, delimiter: str = "", repeats: bool = False) -> ListPage:
     """Return the page, and whether it is in order; with ``repeats`` a key may come several times in a row."""
     names = names_of(page.objects)
-    is_ordered = all(map(le if repeats else lt, names, islice(names, 1, None)))
+    is_ordered = _increases(names, le if repeats else lt)
     start = name_bytes(prefix)
     # What is between two names in order begins like both.
     check_names((names[0], names[-1]) if names and is_ordered else names, start)
     if page.prefixes:
         groups = list(map(name_bytes, page.prefixes))
         check_names(groups, start)
-        is_ordered = is_ordered and all(map(lt, groups, islice(groups, 1, None)))
+        is_ordered = is_ordered and _increases(groups)
     if delimiter:
         _check_rolled_up(names, page.prefixes, start, delimiter.encode())
     return replace(page, is_ordered=is_ordered)
+
+
+def is_in_order(page: ListPage, *, repeats: bool = False) -> bool:
+    """Return whether a page is in S3's order; with ``repeats`` a key may come several times in a row."""
+    if page.is_ordered is not None:
+        return page.is_ordered
+    return _increases(names_of(page.objects), le if repeats else lt) and _increases(
+        list(map(name_bytes, page.prefixes))
+    )
+
+
+def _increases(names: Sequence[bytes], before: Callable[[bytes, bytes], bool] = lt) -> bool:
+    return all(map(before, names, islice(names, 1, None)))
 
 
 def check_uploads(page: UploadPage, *, prefix: str) -> UploadPage:

@@ -11,15 +11,13 @@ from __future__ import annotations
 import binascii
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from functools import partial
-from itertools import islice
-from operator import lt
 from typing import NoReturn, Protocol, TypedDict
 
 from s3pool.errors import ProtocolError, S3Error, UnorderedError
 from s3pool.location import name_bytes
 from s3pool.model import ListPage
 from s3pool.record import replace
-from s3pool.s3.pages import cut_page, keys_of, names_of
+from s3pool.s3.pages import cut_page, is_in_order, keys_of, names_of
 from s3pool.s3.requests import MAX_KEYS
 
 LAST_CHARACTER = "\U0010ffff"  # no group of keys reaches beyond its prefix and this
@@ -195,7 +193,7 @@ class _Cursor:
         else:
             last = _last_name(page)
             # Whether the answer to a start-after is in order and goes beyond it.
-            serves = _is_ordered(page) and (not last or name_bytes(last) > name_bytes(self.cursor))
+            serves = is_in_order(page) and (not last or name_bytes(last) > name_bytes(self.cursor))
             if not self._token or serves:
                 return page
         self.by_token = True
@@ -219,7 +217,7 @@ class _Cursor:
 
     def _accept(self, page: ListPage) -> ListPage:
         """Keep what is new on a page, and take the step to the next one."""
-        self.has_order = self.has_order and _is_ordered(page) and not self._turns_back(page)
+        self.has_order = self.has_order and is_in_order(page) and not self._turns_back(page)
         self._token = page.next_token
         by_token = page.is_minio or page.skips_subtrees or is_minio_token(page.next_token)
         self.by_token = self.by_token or by_token or not self.has_order
@@ -281,21 +279,6 @@ class LoopGuard:
 
     def _give_up(self) -> NoReturn:
         raise ProtocolError(f"the server stopped advancing while it listed s3/{self._bucket}")
-
-
-def _is_ordered(page: ListPage) -> bool:
-    if page.is_ordered is not None:
-        return page.is_ordered
-    names = names_of(page.objects)
-    return all(map(lt, names, islice(names, 1, None))) and is_increasing(page.prefixes)
-
-
-def is_increasing(names: Sequence[str]) -> bool:
-    """Return whether names are in S3's order, each once."""
-    if all(map(lt, names, islice(names, 1, None))):
-        return True
-    ordered = [name_bytes(name) for name in names]
-    return all(map(lt, ordered, islice(ordered, 1, None)))
 
 
 def _last_name(page: ListPage) -> str:

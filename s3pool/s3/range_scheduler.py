@@ -28,11 +28,10 @@ from s3pool.s3.key_ranges import (
     absorb,
     begins_well,
     first_beyond,
-    is_page_ordered,
     link,
     widens,
 )
-from s3pool.s3.pages import keys_of
+from s3pool.s3.pages import is_in_order, keys_of
 from s3pool.s3.paging import REFUSALS, LoopGuard, floor_of, is_minio_token
 from s3pool.s3.split_points import SplitPoints
 
@@ -284,7 +283,7 @@ class RangeScheduler:
         if is_whole and page.objects and not (request.start_after or request.token):
             self._first = keys_of(page.objects)[0]
         turns_back = is_whole and self._first and request.turns_back(page, self._first)
-        if turns_back or not is_page_ordered(page, repeats=self._repeats):
+        if turns_back or not is_in_order(page, repeats=self._repeats):
             raise UnorderedError(f"s3/{self._bucket} is not listed in order; use --jobs 1")
 
     def _trim(self, r: KeyRange, objects: Sequence[ObjectInfo]) -> tuple[Sequence[ObjectInfo], bool]:

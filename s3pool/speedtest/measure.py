@@ -14,7 +14,7 @@ from typing import Any
 from s3pool.errors import AccessDeniedError, NotFoundError, S3Error, S3PoolError, StoppedError, TransportError
 from s3pool.model import Endpoint, Request, Response
 from s3pool.record import dataclass
-from s3pool.s3.operation import BegunRequest, OperationWindow, Sender
+from s3pool.s3.operation import OperationWindow, Sender
 
 logger = logging.getLogger(__name__)
 
@@ -149,9 +149,9 @@ class Observer:
         self._local.endpoint = str(response.endpoint)
         return response
 
-    def call(self, request: Request, check: Callable[[Response], None]) -> BegunRequest:
-        """Return a request as steps, without counting it."""
-        return self._sender.call(request, check)
+    def attempt(self, request: Request, check: Callable[[Response], None]) -> Any:
+        """Return a request in steps, unobserved."""
+        return self._sender.attempt(request, check)
 
     def window(self) -> OperationWindow:
         """Return a place for many requests of one thread, unobserved."""

@@ -513,10 +513,10 @@ def test_answer_over_a_kept_connection_ends_the_doubt(servers: Servers) -> None:
 def test_steps_give_many_answers_in_one_thread(servers: Servers) -> None:
     """A lane sends all requests before it waits for the first answer."""
     pool = Pool(servers().endpoint, servers().endpoint)
-    calls = [pool.transport.call(GET, _check) for _ in range(4)]
+    calls = [pool.transport.attempt(GET, _check) for _ in range(4)]
 
-    begun = [call.begin() for call in calls]
-    answers = [call.first_result() for call in calls]
+    begun = [call.start() for call in calls]
+    answers = [pool.transport.finish(call) for call in calls]
 
     assert [True] * 4 == begun
     assert [200] * 4 == [answer.status for answer in answers if answer is not None]
@@ -526,11 +526,13 @@ def test_steps_give_many_answers_in_one_thread(servers: Servers) -> None:
 def test_answer_that_waited_tells_nothing_about_the_node(servers: Servers, timely: bool, is_measured: bool) -> None:
     """Who reads a page of a listing for a minute did not wait a minute for the next one."""
     pool = Pool(servers().endpoint, servers().endpoint)
-    call = pool.transport.call(GET, _check)
-    call.begin()
-    wait_readable([call.attempt], 5.0)
+    call = pool.transport.attempt(GET, _check)
+    call.start()
+    wait_readable([call], 5.0)
 
-    answer = call.first_result(timely=timely)
+    if not timely:
+        call.note_waiting()
+    answer = pool.transport.finish(call)
 
     node = pool.nodes[0]
     assert answer is not None
@@ -540,9 +542,9 @@ def test_answer_that_waited_tells_nothing_about_the_node(servers: Servers, timel
 def test_failure_to_begin_is_told_at_the_end(servers: Servers) -> None:
     """A refused connection is one failed try like any other."""
     pool = Pool(refused_endpoint(), servers().endpoint)
-    call = pool.transport.call(PUT, _check)
+    call = pool.transport.attempt(PUT, _check)
 
-    begun, answer = call.begin(), call.finish()
+    begun, answer = call.start(), pool.transport.finish(call)
 
     assert (True, 200) == (begun, answer.status)
 
@@ -586,13 +588,13 @@ def test_silent_node_is_waited_for_when_all_connections_are_held_by_silent_ones(
     balancer = LoadBalancer(nodes, random=Chosen(0))
     transport = Transport(balancer, sign, read_timeout_s=60.0, delays=DELAYS)
     held = nodes[1].connections.checkout()
-    call = transport.call(GET, _check)
-    call.begin()
-    call.attempt.exchanges[0].connection.moved_at -= 10.0
-    call.attempt.on_deadline()
+    call = transport.attempt(GET, _check)
+    call.start()
+    call.exchanges[0].connection.moved_at -= 10.0
+    call.on_deadline()
     began.set()
 
-    with call.finish() as response:
+    with transport.finish(call) as response:
         answered_by = response.endpoint
 
     held.close()
@@ -627,15 +629,15 @@ def test_begin_does_not_wait_for_a_connection_when_told_so(servers: Servers) -> 
     """Who holds the others would wait for itself; an abandoned call gives its connection back."""
     node = make_node(servers().endpoint, ConnectionSettings(max_connections=1))
     transport = Transport(LoadBalancer([node]), sign)
-    first, second, third = (transport.call(GET, _check) for _ in range(3))
+    first, second, third = (transport.attempt(GET, _check) for _ in range(3))
 
-    begun = [call.begin(wait=False) for call in (first, second)]
-    first.finish()
-    begun.append(second.begin(wait=False))
+    begun = [call.start(wait=False) for call in (first, second)]
+    transport.finish(first)
+    begun.append(second.start(wait=False))
     for _ in range(2):
         second.abandon()
-    begun.append(third.begin(wait=False))
-    third.finish()
+    begun.append(third.start(wait=False))
+    transport.finish(third)
     transport.close()
 
     assert [True, False, True, True] == begun

@@ -195,7 +195,7 @@ class Window:
             if attempt.state is DONE:
                 del self._pending[fd]
                 self._results.append(Result(operation))
-            elif attempt.state is HEAD or _is_ended(exchange):
+            elif attempt.state is HEAD or exchange.is_over:
                 del self._pending[fd]
                 self._follow(operation, attempt)
         totals.flush()
@@ -279,10 +279,6 @@ class Window:
         self.abandon()
         if self._epoll is not None:
             self._epoll.close()
-
-
-def _is_ended(exchange: Exchange) -> bool:
-    return exchange.is_over
 
 
 def _is_in_memory(request: Request) -> bool:

@@ -20,29 +20,10 @@ from s3pool.dialect import (
     without,
 )
 from s3pool.errors import NotFoundError, ProtocolError, S3Error
-from s3pool.model import (
-    BucketInfo,
-    ByteRange,
-    Endpoint,
-    ListPage,
-    ObjectAttributes,
-    PartInfo,
-    Request,
-    Response,
-    replace,
-)
-from s3pool.s3.documents import (
-    UploadId,
-    UploadPage,
-    build_complete,
-    build_create_bucket,
-    build_versioning,
-    parse_buckets,
-    parse_complete,
-    parse_initiate,
-    parse_parts,
-    parse_versioning,
-)
+from s3pool.model import BucketInfo, ByteRange, Endpoint, ListPage, ObjectAttributes, PartInfo, Request, Response
+from s3pool.record import replace
+from s3pool.s3 import documents
+from s3pool.s3.documents import UploadId, UploadPage
 from s3pool.s3.operation import (
     LIST_FACTOR,
     SLOW_FACTOR,
@@ -120,7 +101,9 @@ class BucketOperations(Operations):
         while True:
             query = (("continuation-token", token),) if token else ()
             request = self._address.service("ListBuckets", query=query)
-            page, next_token = self._ask(request, lambda response: parse_buckets(body_of(response)), only=only)
+            page, next_token = self._ask(
+                request, lambda response: documents.parse_buckets(body_of(response)), only=only
+            )
             buckets.extend(page)
             if not next_token:
                 return tuple(buckets)
@@ -137,7 +120,7 @@ class BucketOperations(Operations):
     def create_bucket(self, bucket: str, *, lock: bool = False) -> None:
         """Create a bucket in the client's region, with object lock when asked."""
         headers = {"x-amz-bucket-object-lock-enabled": "true"} if lock else {}
-        content = build_create_bucket(self._region)
+        content = documents.build_create_bucket(self._region)
         request = self._address.bucket(
             "PUT", bucket, "CreateBucket", headers=headers, content=content, idempotent=False
         )
@@ -150,12 +133,16 @@ class BucketOperations(Operations):
     def get_versioning(self, bucket: str) -> str:
         """Return "Enabled", "Suspended", or "" for a bucket that never kept versions."""
         request = self._address.bucket("GET", bucket, "GetBucketVersioning", query=(("versioning", ""),))
-        return self._ask(request, lambda response: parse_versioning(body_of(response)))
+        return self._ask(request, lambda response: documents.parse_versioning(body_of(response)))
 
     def put_versioning(self, bucket: str, *, enabled: bool) -> None:
         """Enable or suspend versions."""
         request = self._address.bucket(
-            "PUT", bucket, "PutBucketVersioning", query=(("versioning", ""),), content=build_versioning(enabled=enabled)
+            "PUT",
+            bucket,
+            "PutBucketVersioning",
+            query=(("versioning", ""),),
+            content=documents.build_versioning(enabled=enabled),
         )
         self._ask(request, nothing)
 
@@ -296,7 +283,7 @@ def _page_query(prefix: str, delimiter: str, max_keys: int) -> Query:
 
 
 def _created(response: Response) -> UploadId:
-    upload_id = UploadId(parse_initiate(body_of(response)))
+    upload_id = UploadId(documents.parse_initiate(body_of(response)))
     upload_id.algorithm = response.headers.get(CHECKSUM_ALGORITHM, "")
     return upload_id
 
@@ -408,12 +395,15 @@ class MultipartOperations(Operations):
             key,
             "CompleteMultipartUpload",
             query=(("uploadId", upload_id),),
-            content=build_complete(parts, checksums=checksums),
+            content=documents.build_complete(parts, checksums=checksums),
             idempotent=False,
             timeout_factor=SLOW_FACTOR,
         )
         return self._ask(
-            request, lambda reply: PutResult(parse_complete(body_of(reply)), reply.headers.get("x-amz-version-id", ""))
+            request,
+            lambda reply: PutResult(
+                documents.parse_complete(body_of(reply)), reply.headers.get("x-amz-version-id", "")
+            ),
         )
 
     def abort_multipart_upload(self, bucket: str, key: str, *, upload_id: str) -> None:
@@ -432,7 +422,7 @@ class MultipartOperations(Operations):
         while True:
             query = (("uploadId", upload_id), *((("part-number-marker", str(marker)),) if marker else ()))
             request = self._address.key("GET", bucket, key, "ListParts", query=query, timeout_factor=LIST_FACTOR)
-            page, next_marker, truncated = self._ask(request, lambda response: parse_parts(body_of(response)))
+            page, next_marker, truncated = self._ask(request, lambda response: documents.parse_parts(body_of(response)))
             parts.extend(page)
             if not truncated:
                 return tuple(parts)

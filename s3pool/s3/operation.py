@@ -278,32 +278,10 @@ class Addressing:
             timeout_factor,
         )  # fmt: skip
 
-    def key_document(
-        self,
-        method: str,
-        bucket: str,
-        key: str,
-        op: str,
-        *,
-        content: bytes,
-        query: Query,
-        idempotent: bool = True,
-        timeout_factor: float = 1.0,
-    ) -> Request:
-        """Return a request to a key whose body is an XML document about it."""
-        body = BytesBody(content)
-        return self.key(
-            method,
-            bucket,
-            key,
-            op,
-            query=query,
-            headers=_content_headers(content),
-            body=body,
-            payload_hash=body.sha256(),
-            idempotent=idempotent,
-            timeout_factor=timeout_factor,
-        )
+    def key_document(self, method: str, bucket: str, key: str, op: str, *, content: bytes, **options: Any) -> Request:
+        """Return a request to a key, as key() has it, whose body is an XML document about it."""
+        body, headers = BytesBody(content), _content_headers(content)
+        return self.key(method, bucket, key, op, headers=headers, body=body, payload_hash=body.sha256(), **options)
 
 
 @functools.lru_cache(maxsize=64)

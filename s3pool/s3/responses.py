@@ -29,7 +29,7 @@ from s3pool.model import NO_TIME, ByteRange, ObjectHead, Response, format_iso_ti
 from s3pool.record import dataclass
 from s3pool.s3.documents import MAX_ERROR_BYTES, bare_etag, iso_millis, parse_error, read_root, told_region
 from s3pool.s3.requests import METADATA_PREFIX
-from s3pool.units import parse_http_date
+from s3pool.units import parse_http_date, word_set
 
 MILLISECONDS = 1000
 FIRST_BAD_STATUS = 300
@@ -66,25 +66,12 @@ CODES = {
 # What a code inside an answer with status 200 would have been as a status.
 STATUS_OF_LATE_ERRORS = {"InternalError": 500, "ServiceUnavailable": 503, "SlowDown": 503}
 # Codes that speak of the keys or of what they may do, whatever the status.
-DENIED_CODES = CREDENTIAL_CODES | {
-    "AccessDenied",
-    "AccountProblem",
-    "AllAccessDisabled",
-    "InvalidSecurity",
-    "NotSignedUp",
-    "XAdminUserNotFound",  # versitygw's word for an unknown key, with status 404
-}
+DENIED_CODES = CREDENTIAL_CODES | word_set("AccessDenied AccountProblem AllAccessDisabled InvalidSecurity NotSignedUp")
+DENIED_CODES |= {"XAdminUserNotFound"}  # versitygw's word for an unknown key, with status 404
 # What 403 says as well, and no other keys would change.
-NOT_DENIED_CODES = frozenset(("InvalidObjectState", "InsufficientStorage", "ObjectLocked", "TooManyBuckets"))
-THROTTLING_CODES = frozenset(
-    (
-        "BandwidthLimitExceeded",
-        "RequestLimitExceeded",
-        "RequestThrottled",
-        "Throttling",
-        "ThrottlingException",
-        "TooManyRequests",
-    )
+NOT_DENIED_CODES = word_set("InvalidObjectState InsufficientStorage ObjectLocked TooManyBuckets")
+THROTTLING_CODES = word_set(
+    "BandwidthLimitExceeded RequestLimitExceeded RequestThrottled Throttling ThrottlingException TooManyRequests"
 )
 
 # What servers say of a version that may not go yet, with AccessDenied (RGW, AWS, versitygw) or InvalidRequest (MinIO).

@@ -63,46 +63,47 @@ def test_the_clock_of_a_server_that_agrees_differs_by_half_a_second_at_most(
     assert abs(offset_s) <= 0.5
 
 
-def test_later_probes_use_the_servers_own_health_path(servers: Servers, node_for: NodeFor) -> None:
-    """RGW and MinIO have paths that cost them nothing."""
+@pytest.mark.parametrize("adapts", [True, False])
+def test_later_probes_use_the_servers_own_health_path(servers: Servers, node_for: NodeFor, adapts: bool) -> None:
+    """RGW and MinIO have paths that cost them nothing; a plain probe asks the generic question again."""
     server = servers(RGW)
-    checker = HealthChecker([node_for(server.endpoint)])
+    checker = HealthChecker([node_for(server.endpoint)], plan=ProbePlan(adapts=adapts))
 
     checker.check_all()
     checker.check_all()
 
-    assert [b"GET / HTTP/1.1", b"GET /swift/healthcheck HTTP/1.1"] == [
-        head.split(b"\r\n")[0] for head, _ in server.requests
-    ]
+    second = b"GET /swift/healthcheck HTTP/1.1" if adapts else b"GET / HTTP/1.1"
+    assert [b"GET / HTTP/1.1", second] == [head.split(b"\r\n")[0] for head, _ in server.requests]
 
 
-def test_three_failed_probes_open_the_circuit(node_for: NodeFor, caplog: pytest.LogCaptureFixture) -> None:
-    """One lost probe is noise; leaving the pool is said once."""
+@pytest.mark.parametrize(("plan", "fall"), [(ProbePlan(), 3), (ProbePlan(fall=1), 1), (ProbePlan(fall=5), 5)])
+def test_as_many_failures_as_wanted_open_the_circuit(
+    node_for: NodeFor, caplog: pytest.LogCaptureFixture, plan: ProbePlan, fall: int
+) -> None:
+    """Not one before: a lost probe is noise. Leaving the pool is said once."""
     node = node_for(refused_endpoint())
-    checker = HealthChecker([node])
+    checker = HealthChecker([node], plan=plan)
 
-    states = []
     with caplog.at_level(logging.WARNING):
-        for _ in range(4):
-            checker.check_all()
-            states.append(node.breaker.state)
+        states = [(checker.check_all(), node.breaker.state)[1] for _ in range(fall + 1)]
 
-    assert ["closed", "closed", "open", "open"] == states
+    assert ["closed"] * (fall - 1) + [OPEN] * 2 == states
     assert [f"{node.endpoint} leaves the pool: {node.endpoint}: connection refused"] == caplog.messages
 
 
-def test_two_good_probes_invite_a_trial_but_do_not_close(servers: Servers, node_for: NodeFor) -> None:
+@pytest.mark.parametrize(("plan", "rise"), [(ProbePlan(), 2), (ProbePlan(rise=1), 1), (ProbePlan(rise=3), 3)])
+def test_as_many_successes_as_wanted_invite_a_trial_but_do_not_close(
+    servers: Servers, node_for: NodeFor, plan: ProbePlan, rise: int
+) -> None:
     """The probe does not touch the store; a real request decides."""
     node = node_for(servers().endpoint)
     node.breaker.trip()
-    checker = HealthChecker([node])
+    checker = HealthChecker([node], plan=plan)
 
-    checker.check_all()
-    after_one = node.breaker.is_trial_due()
-    checker.check_all()
+    due = [(checker.check_all(), node.breaker.is_trial_due())[1] for _ in range(rise)]
 
-    assert (False, True) == (after_one, node.breaker.is_trial_due())
-    assert node.breaker.state == "open"
+    assert [False] * (rise - 1) + [True] == due
+    assert OPEN == node.breaker.state
 
 
 def test_the_thread_ends_when_it_is_told_to(servers: Servers, node_for: NodeFor) -> None:
@@ -144,17 +145,6 @@ def test_a_path_that_speaks_of_health_must_be_answered_with_success(servers: Ser
     assert b"GET /minio/health/cluster?maintenance=true HTTP/1.1" == denied.requests[0][0].split(b"\r\n")[0]
 
 
-def test_a_plain_probe_does_not_adapt(servers: Servers, node_for: NodeFor) -> None:
-    """The generic question stays, whatever the server calls itself."""
-    server = servers(RGW)
-    checker = HealthChecker([node_for(server.endpoint)], plan=ProbePlan(adapts=False))
-
-    checker.check_all()
-    checker.check_all()
-
-    assert {b"GET / HTTP/1.1"} == {head.split(b"\r\n")[0] for head, _ in server.requests}
-
-
 def test_a_knock_asks_nothing(servers: Servers, node_for: NodeFor) -> None:
     """An open port is enough; a closed one is not."""
     server = servers(HANG)
@@ -164,26 +154,3 @@ def test_a_knock_asks_nothing(servers: Servers, node_for: NodeFor) -> None:
     checker.check_all()
 
     assert ("closed", OPEN, []) == (open_node.breaker.state, closed_node.breaker.state, server.requests)
-
-
-@pytest.mark.parametrize("fall", [1, 2, 5])
-def test_as_many_failures_as_wanted_open_the_circuit(node_for: NodeFor, fall: int) -> None:
-    """Not one before."""
-    node = node_for(refused_endpoint())
-    checker = HealthChecker([node], plan=ProbePlan(fall=fall))
-
-    states = [(checker.check_all(), node.breaker.state)[1] for _ in range(fall)]
-
-    assert ["closed"] * (fall - 1) + [OPEN] == states
-
-
-@pytest.mark.parametrize("rise", [1, 3])
-def test_as_many_successes_as_wanted_invite_a_trial(servers: Servers, node_for: NodeFor, rise: int) -> None:
-    """A node that flaps stays out longer when its keeper wants it so."""
-    node = node_for(servers().endpoint)
-    node.breaker.trip()
-    checker = HealthChecker([node], plan=ProbePlan(rise=rise))
-
-    due = [(checker.check_all(), node.breaker.is_trial_due())[1] for _ in range(rise)]
-
-    assert [False] * (rise - 1) + [True] == due

@@ -290,29 +290,29 @@ def test_connection_that_cannot_be_watched_is_given_up(
     assert [Result(taken, full)] == here.results()
 
 
-def test_kept_connection_that_ends_is_replaced_without_blame(servers: Servers, crowd: Make) -> None:
-    """Servers close idle connections whenever they like."""
-    server = servers(OK, b"", OK, close_after=[1])
+@pytest.mark.parametrize(
+    ("turns", "connections", "kinds"),
+    [
+        ((OK, b"", OK), 2, {}),  # servers close idle connections whenever they like: nobody's fault
+        ((OK, b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhal", OK), 2, {"protocol": 1}),  # half a body is none
+        ((OK, b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok"), 1, {}),
+    ],
+    ids=["idle", "cut", "closed"],
+)
+def test_connection_that_ends_is_not_used_again(
+    servers: Servers, crowd: Make, turns: tuple[bytes, ...], connections: int, kinds: dict[str, int]
+) -> None:
+    """The request is sent again where its answer was lost, and the next one over another connection."""
+    server = servers(*turns, close_after=[1])
     here = crowd(server)
-    here.open()
-    taken = here.submit()
-
-    here.results()
-
-    assert (b"ok", 2) == (taken.body, server.connections)
-    assert {} == here.transport.stats()[0].failure_kinds
-
-
-def test_answer_that_is_cut_is_asked_for_again(servers: Servers, crowd: Make) -> None:
-    """Half a body never passes for a whole one."""
-    a = servers(OK, b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhal", close_after=[1])
-    here = crowd(a, servers())
     here.open()
     taken = here.submit()
 
     results = here.results()
 
-    assert ([Result(taken)], b"ok") == (results, taken.body)
+    assert ([Result(taken)], b"ok", connections) == (results, taken.body, server.connections)
+    assert kinds == here.transport.stats()[0].failure_kinds
+    assert connections - 1 == len(here.nodes[0].connections._idle)
 
 
 @pytest.mark.parametrize("begun", [b"", OK[:9], OK[:-1]], ids=["silent", "in its head", "in its body"])
@@ -481,17 +481,6 @@ def test_answer_that_cannot_be_read_counts_against_its_node(servers: Servers, cr
     assert b"ok" == taken.body
     assert 1 == here.transport.stats()[0].failures
     assert not here.nodes[0].breaker.is_sound
-
-
-def test_connection_that_is_to_be_closed_is_not_kept(servers: Servers, crowd: Make) -> None:
-    """The next request on it would be lost."""
-    here = crowd(servers(OK, b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok"))
-    here.open()
-    taken = here.submit()
-
-    here.results()
-
-    assert (b"ok", 0) == (taken.body, len(here.nodes[0].connections._idle))
 
 
 def test_bytes_that_nobody_asked_for_are_nobodys_answer(servers: Servers, crowd: Make) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -26,43 +28,30 @@ def test_an_empty_object_has_no_ranges() -> None:
     assert [] == list(iter_part_ranges(0, 5 * MIB))
 
 
-@pytest.mark.parametrize("part_size", [0, 5 * MIB - 1, (5 << 30) + 1])
-def test_part_sizes_outside_the_limits_are_refused(part_size: int) -> None:
-    """S3 would refuse them only at the end, at Complete."""
-    with pytest.raises(UsageError, match="5 MiB to 5 GiB"):
-        iter_part_ranges(1, part_size)
+@pytest.mark.parametrize(
+    ("act", "message"),
+    [
+        # S3 would refuse these only at the end, at Complete.
+        *((partial(iter_part_ranges, 1, size), "5 MiB to 5 GiB") for size in (0, 5 * MIB - 1, (5 << 30) + 1)),
+        (partial(iter_part_ranges, 10_000 * 5 * MIB + 1, 5 * MIB), "more than 10,000 parts"),  # after all others
+        (partial(choose_part_size, 1, wanted=5 << 10), "5 MiB to 5 GiB"),  # such as 5K
+        (partial(choose_part_size, (5 << 40) + 1), "at most 5 TiB"),  # no part size can help it
+    ],
+)
+def test_what_is_outside_the_limits_is_refused(act: Callable[[], object], message: str) -> None:
+    """It must not be rounded in silence."""
+    with pytest.raises(UsageError, match=message):
+        act()
 
 
-def test_more_than_ten_thousand_parts_are_refused() -> None:
-    """S3 would refuse part 10,001 after all others were sent."""
-    with pytest.raises(UsageError, match="more than 10,000 parts"):
-        iter_part_ranges(10_000 * 5 * MIB + 1, 5 * MIB)
-
-
-def test_the_default_part_size_holds_while_it_suffices() -> None:
-    """Only sizes beyond 10,000 parts need larger ones."""
+def test_part_size_holds_while_it_suffices() -> None:
+    """Only sizes beyond 10,000 parts need larger ones, whatever the user wanted."""
     limit = requests.DEFAULT_PART_BYTES * 10_000
 
     assert requests.DEFAULT_PART_BYTES == choose_part_size(limit)
     assert requests.DEFAULT_PART_BYTES + MIB == choose_part_size(limit + 1)
-
-
-def test_the_wanted_part_size_holds_while_it_suffices() -> None:
-    """The user knows the link; the limit still goes first."""
     assert 5 * MIB == choose_part_size(50_000 * MIB, wanted=5 * MIB)
     assert 6 * MIB == choose_part_size(50_000 * MIB + 1, wanted=5 * MIB)
-
-
-def test_a_wanted_part_size_outside_the_limits_is_refused() -> None:
-    """A typing error such as 5K must not be rounded up in silence."""
-    with pytest.raises(UsageError):
-        choose_part_size(1, wanted=5 << 10)
-
-
-def test_an_object_over_five_tebibytes_is_refused() -> None:
-    """No part size can help it."""
-    with pytest.raises(UsageError, match="at most 5 TiB"):
-        choose_part_size((5 << 40) + 1)
 
 
 @given(size=st.integers(0, 5 << 40), wanted=st.sampled_from([0, 5 * MIB, 64 * MIB, 5 << 30]))

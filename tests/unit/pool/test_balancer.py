@@ -200,34 +200,18 @@ def test_rotation_starts_at_a_random_node() -> None:
     assert {"node0", "node1", "node2", "node3"} == firsts
 
 
-def test_least_connections_prefers_the_idle_node() -> None:
-    """Requests in flight are the load."""
+def test_strategies_by_load_prefer_the_idle_node() -> None:
+    """Requests in flight are the load; of two random nodes the more loaded loses, so the worst of three never wins."""
     nodes = _make_nodes(3)
+    for node, latency in zip(nodes, (0.02, 0.01, 5.0), strict=True):
+        node.note_answer(latency)
     for node in (nodes[0], nodes[2]):
         enter(node)
+    by_count, by_pairs = (LoadBalancer(nodes, strategy=each) for each in ("least_connections", "power_of_two"))
 
-    picks = {LoadBalancer(nodes, strategy="least_connections").pick() for _ in range(5)}
-
-    assert {nodes[1]} == picks
-
-
-def test_power_of_two_never_picks_the_worst_of_three() -> None:
-    """The more loaded of two random nodes loses, so the worst of all is never taken."""
-    nodes = _make_nodes(3)
-    for node, latency in zip(nodes, (0.01, 0.02, 5.0), strict=True):
-        node.note_answer(latency)
-    balancer = LoadBalancer(nodes, strategy="power_of_two")
-
-    picks = {balancer.pick() for _ in range(100)}
-
-    assert nodes[2] not in picks
-
-
-def test_power_of_two_works_with_one_node() -> None:
-    """A pool of one is a pool."""
-    nodes = _make_nodes(1)
-
-    assert nodes[0] is LoadBalancer(nodes, strategy="power_of_two").pick()
+    assert {nodes[1]} == {by_count.pick() for _ in range(5)}
+    assert nodes[2] not in {by_pairs.pick() for _ in range(100)}
+    assert nodes[0] is LoadBalancer(nodes[:1], strategy="power_of_two").pick()
 
 
 def test_excluded_nodes_come_again_only_when_all_were_tried() -> None:
@@ -267,15 +251,26 @@ def test_write_is_no_trial_of_a_node_that_nobody_probes() -> None:
     assert ({nodes[1]}, set(nodes)) == (written, read)
 
 
-def test_open_circuits_are_passed_over() -> None:
-    """The node that is out gets nothing while others are in."""
+@pytest.mark.parametrize("trouble", ["open", "failed", "cooling", "doubted"])
+def test_node_in_trouble_is_passed_over_while_others_are_clean(trouble: str) -> None:
+    """One connect timeout is enough, and one that asked for a pause gets it; a node that answered is not doubted."""
     nodes = _make_nodes(3)
-    nodes[1].breaker.trip()
-    balancer = LoadBalancer(nodes)
+    balancer = LoadBalancer(nodes, now=lambda: 100.0)
+    nodes[1].note_answer(0.1)
+    if trouble == "open":
+        nodes[0].breaker.trip()
+    elif trouble == "failed":
+        nodes[0].breaker.report_failure(3)
+    elif trouble == "cooling":
+        nodes[0].cooling_until = 140.0
+    else:
+        assert [True, False, False] == [node.mark_suspect(100.0) for node in (nodes[0], nodes[0], nodes[1])]
+        assert nodes[0].breaker.is_sound
 
     picks = {balancer.pick() for _ in range(9)}
 
-    assert {nodes[0], nodes[2]} == picks
+    assert {nodes[1], nodes[2]} == picks
+    assert 0.0 == balancer.cooldown_s()
 
 
 def test_neighbour_of_sick_nodes_gets_no_more_than_its_turn() -> None:
@@ -288,17 +283,6 @@ def test_neighbour_of_sick_nodes_gets_no_more_than_its_turn() -> None:
     picks = Counter(balancer.pick().endpoint.host for _ in range(30))
 
     assert picks == {"node3": 10, "node4": 10, "node5": 10}
-
-
-def test_a_suspect_node_waits_while_others_are_clean() -> None:
-    """One connect timeout is enough; the next request goes elsewhere at once."""
-    nodes = _make_nodes(3)
-    nodes[0].breaker.report_failure(3)
-    balancer = LoadBalancer(nodes)
-
-    picks = {balancer.pick() for _ in range(9)}
-
-    assert {nodes[1], nodes[2]} == picks
 
 
 def test_a_due_trial_takes_its_turn_beside_clean_nodes() -> None:
@@ -323,18 +307,6 @@ def test_when_every_circuit_is_open_the_best_is_tried() -> None:
     nodes[0].breaker.report_failure()
 
     assert nodes[1] is LoadBalancer(nodes).pick()
-
-
-def test_cooling_nodes_come_last() -> None:
-    """A node that asked for a pause gets it while another is free."""
-    nodes = _make_nodes(2)
-    nodes[0].cooling_until = 50.0
-    balancer = LoadBalancer(nodes, now=lambda: 10.0)
-
-    picks = {balancer.pick() for _ in range(4)}
-
-    assert {nodes[1]} == picks
-    assert balancer.cooldown_s() == 0.0
 
 
 def test_cooldown_is_the_shortest_pause_when_all_cool() -> None:
@@ -367,19 +339,6 @@ def test_losing_a_node_moves_only_its_own_objects() -> None:
     moved = {key for key in keys if balancer.pick(affinity=key) is not before[key]}
 
     assert {key for key in keys if before[key] is nodes[2]} == moved
-
-
-def test_doubted_node_waits_while_others_are_clean() -> None:
-    """Once; and one that answered before is not doubted."""
-    nodes = _make_nodes(3)
-    balancer = LoadBalancer(nodes, now=lambda: 100.0)
-    nodes[1].note_answer(0.1)
-
-    doubted = [nodes[0].mark_suspect(100.0), nodes[0].mark_suspect(100.0), nodes[1].mark_suspect(100.0)]
-    picks = {balancer.pick().endpoint.host for _ in range(6)}
-
-    assert ([True, False, False], {"node1", "node2"}) == (doubted, picks)
-    assert nodes[0].breaker.is_sound
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

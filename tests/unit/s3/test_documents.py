@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from xml.etree import ElementTree
 
 import pytest
@@ -229,26 +231,6 @@ def test_an_incomplete_page_of_uploads_does_not_count(cut: bytes) -> None:
         pages.parse_uploads_page(UPLOADS.replace(cut, b""))
 
 
-def test_parts_are_read_with_the_marker() -> None:
-    """Resuming an upload rests on these numbers and sizes."""
-    body = (
-        b"<ListPartsResult><IsTruncated>true</IsTruncated><NextPartNumberMarker>7</NextPartNumberMarker>"
-        b'<Part><PartNumber>7</PartNumber><ETag>"e"</ETag><Size>5</Size></Part></ListPartsResult>'
-    )
-
-    assert ((PartInfo(7, "e", 5),), 7, True) == documents.parse_parts(body)
-
-
-def test_buckets_are_read() -> None:
-    """A listing without a path shows them."""
-    body = (
-        b"<ListAllMyBucketsResult><Owner><ID>o</ID></Owner><Buckets><Bucket><Name>b</Name>"
-        b"<CreationDate>2026-01-22T20:44:33Z</CreationDate></Bucket></Buckets></ListAllMyBucketsResult>"
-    )
-
-    assert ((BucketInfo("b", "2026-01-22T20:44:33.000Z"),), "") == documents.parse_buckets(body)
-
-
 @pytest.mark.parametrize(
     ("body", "expected"),
     [
@@ -290,37 +272,72 @@ def test_an_error_document_is_told_from_a_result(body: bytes, expected: bool) ->
     assert expected == documents.is_error(body)
 
 
-def test_the_failures_of_a_batch_are_read() -> None:
-    """Each key that stayed is named with its reason."""
-    body = (
-        b"<DeleteResult><Deleted><Key>a</Key></Deleted><Error><Key>b</Key><VersionId>v</VersionId>"
-        b"<Code>AccessDenied</Code><Message>no</Message></Error></DeleteResult>"
-    )
+SMALL_ANSWERS = [
+    (
+        documents.parse_parts,
+        (
+            b"<ListPartsResult><IsTruncated>true</IsTruncated><NextPartNumberMarker>7</NextPartNumberMarker>"
+            b'<Part><PartNumber>7</PartNumber><ETag>"e"</ETag><Size>5</Size></Part></ListPartsResult>'
+        ),
+        ((PartInfo(7, "e", 5),), 7, True),  # resuming an upload rests on these numbers and sizes
+    ),
+    (
+        documents.parse_buckets,
+        (
+            b"<ListAllMyBucketsResult><Owner><ID>o</ID></Owner><Buckets><Bucket><Name>b</Name>"
+            b"<CreationDate>2026-01-22T20:44:33Z</CreationDate></Bucket></Buckets></ListAllMyBucketsResult>"
+        ),
+        ((BucketInfo("b", "2026-01-22T20:44:33.000Z"),), ""),
+    ),
+    (
+        responses.parse_delete_result,
+        (
+            b"<DeleteResult><Deleted><Key>a</Key></Deleted><Error><Key>b</Key><VersionId>v</VersionId>"
+            b"<Code>AccessDenied</Code><Message>no</Message></Error></DeleteResult>"
+        ),
+        ((DeleteFailure("b", "v", "AccessDenied", "no"),), frozenset("a")),
+    ),
+    (
+        responses.parse_copy_result,
+        b'<CopyObjectResult><ETag>"e"</ETag><LastModified>2026-01-22T20:44:33Z</LastModified></CopyObjectResult>',
+        ("e", "2026-01-22T20:44:33.000Z"),
+    ),
+    (
+        partial(responses.parse_copy_result, part=True),
+        b"<CopyPartResult><ETag>&quot;p&quot;</ETag></CopyPartResult>",
+        ("p", ""),
+    ),
+    (
+        documents.parse_initiate,
+        b"<InitiateMultipartUploadResult><UploadId>u</UploadId></InitiateMultipartUploadResult>",
+        "u",
+    ),
+    # A server written in Go names the root after its type.
+    (documents.parse_initiate, b"<InitiateMultipartUpload><UploadId>u</UploadId></InitiateMultipartUpload>", "u"),
+    (
+        documents.parse_complete,
+        b'<CompleteMultipartUploadResult><ETag>"e-2"</ETag></CompleteMultipartUploadResult>',
+        "e-2",
+    ),
+    (documents.parse_complete, b"<CompleteMultipartUploadResult><ETag/></CompleteMultipartUploadResult>", ""),
+    (
+        documents.parse_versioning,
+        b"<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>",
+        "Enabled",
+    ),
+    (documents.parse_versioning, b"<VersioningConfiguration/>", ""),
+    (
+        documents.parse_tags,
+        b"<Tagging><TagSet><Tag><Key>k</Key><Value> v </Value></Tag></TagSet></Tagging>",
+        {"k": " v "},
+    ),
+]
 
-    failures = (DeleteFailure("b", "v", "AccessDenied", "no"),)
-    assert (failures, frozenset("a")) == responses.parse_delete_result(body)
 
-
-def test_the_small_answers_are_read() -> None:
-    """One line each: copies, uploads, versioning, location, tags."""
-    copied = b'<CopyObjectResult><ETag>"e"</ETag><LastModified>2026-01-22T20:44:33Z</LastModified></CopyObjectResult>'
-    part = b"<CopyPartResult><ETag>&quot;p&quot;</ETag></CopyPartResult>"
-    tags = b"<Tagging><TagSet><Tag><Key>k</Key><Value> v </Value></Tag></TagSet></Tagging>"
-
-    assert ("e", "2026-01-22T20:44:33.000Z") == responses.parse_copy_result(copied)
-    assert ("p", "") == responses.parse_copy_result(part, part=True)
-    assert "u" == documents.parse_initiate(
-        b"<InitiateMultipartUploadResult><UploadId>u</UploadId></InitiateMultipartUploadResult>"
-    )
-    assert "e-2" == documents.parse_complete(
-        b'<CompleteMultipartUploadResult><ETag>"e-2"</ETag></CompleteMultipartUploadResult>'
-    )
-    assert "" == documents.parse_complete(b"<CompleteMultipartUploadResult><ETag/></CompleteMultipartUploadResult>")
-    assert "Enabled" == documents.parse_versioning(
-        b"<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>"
-    )
-    assert "" == documents.parse_versioning(b"<VersioningConfiguration/>")
-    assert {"k": " v "} == documents.parse_tags(tags)
+@pytest.mark.parametrize(("parse", "body", "expected"), SMALL_ANSWERS)
+def test_small_answers_are_read(parse: Callable[[bytes], object], body: bytes, expected: object) -> None:
+    """Each tells what the next request, or the user, needs of it."""
+    assert expected == parse(body)
 
 
 def test_tags_come_in_the_order_of_their_names() -> None:
@@ -329,11 +346,6 @@ def test_tags_come_in_the_order_of_their_names() -> None:
     found = documents.parse_tags(b"<Tagging><TagSet>" + tags + b"</TagSet></Tagging>")
 
     assert ["a", "b", "c"] == list(found)
-
-
-def test_begun_upload_may_be_named_after_its_operation() -> None:
-    """A server written in Go names the root after its type."""
-    assert "u" == documents.parse_initiate(b"<InitiateMultipartUpload><UploadId>u</UploadId></InitiateMultipartUpload>")
 
 
 def test_an_upload_without_an_id_is_refused() -> None:

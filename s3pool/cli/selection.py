@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 from s3pool.cli.formats import CsvFormat, JsonFormat, RecordFormat, add_csv_flag
@@ -368,11 +368,12 @@ def _reader_of_keys(client: S3Client, bucket: str, prefix: str) -> Callable[[str
 
 
 def _reader_of_files(root: str) -> Callable[[str, str | None], tuple[list[str], bool]]:
-    from s3pool.transfer.walk import Walk
+    from s3pool.transfer.walk import LocalFiles, Walk
 
     def read(after: str, until: str | None) -> tuple[list[str], bool]:
         walk = Walk(root, within=NameRange(after or None, until))
-        names = [found.relative for found in islice(walk, NAMES_PER_PAGE)]
+        found = (each.names if isinstance(each, LocalFiles) else [each.relative] for each in walk)
+        names = list(islice(chain.from_iterable(found), NAMES_PER_PAGE))
         return names, len(names) < NAMES_PER_PAGE
 
     return read

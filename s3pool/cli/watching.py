@@ -134,7 +134,7 @@ class TreeWatcher:
         walk = Walk(self._route.root, names=self._options.names, links=self._options.links)
         return replace(
             situation,
-            source_names=situation.source_names or int(any(isinstance(found, LocalFiles) for found in walk.blocks())),
+            source_names=situation.source_names or int(any(isinstance(found, LocalFiles) for found in walk)),
             target_names=max(situation.target_names, self._target_names) + before,
             to_delete=situation.to_delete + before * bool(situation.to_delete),
         )

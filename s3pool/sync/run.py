@@ -214,7 +214,7 @@ class Sync:
         names = self._options.names
         if self._route.direction == UPLOAD:
             walk = Walk(self._route.root, names=names, links=self._options.links)
-            return int(any(isinstance(found, LocalFiles) for found in walk.blocks()))
+            return int(any(isinstance(found, LocalFiles) for found in walk))
         tree = self._route.source
         pages = self._list_pages(self._context.source.client, tree, EVERYTHING, False)
         keys = (info.key[len(tree.tree_prefix) :] for page in pages for info in page.objects)

@@ -52,7 +52,7 @@ def local_source(
 
     ``target_of(name)`` gives the target's text for messages. Raises LocalFileError: the directory cannot be read.
     """
-    for found in Walk(root, names=names, links=links, within=within, on_left=on_left).blocks():
+    for found in Walk(root, names=names, links=links, within=within, on_left=on_left):
         if isinstance(found, Unusable):
             error = _without_absence(found.error)
             on_problem(Problem(found.path, error, target_of(found.relative), op="upload"))
@@ -77,7 +77,7 @@ def local_target(
     """
     if not os.path.lexists(root or "."):
         return
-    for found in Walk(root or ".", names=names, links=LINKS_SKIP, within=within, on_part=on_part).blocks():
+    for found in Walk(root or ".", names=names, links=LINKS_SKIP, within=within, on_part=on_part):
         if not isinstance(found, Unusable):
             yield Batch(found.names, found.sizes, found.times_ns, below=found.below)
         elif not (isinstance(found.error, RefusedError) or is_foreign(found.relative)):

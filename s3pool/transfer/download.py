@@ -155,7 +155,8 @@ def _fill_long(
         part = _part_for(task, context, reuse=reuse)
         with context.metered(task.target, max(known.size or 0, task.size)) as meter:
             facts = known
-            if response is not None or not _fill_by_ranges(part, task, known, context, meter, resumption=resumption):
+            by_ranges = response is None and _goes_by_ranges(known, context)
+            if not (by_ranges and _Ranges(part, reader.source, known, context, how=(meter, resumption)).fill()):
                 facts = yield from _fill_in_order(part, task, reader, context, meter=meter, response=response)
             if context.options.remove_source:
                 yield from in_worker()
@@ -181,22 +182,6 @@ def _resumption(task: DownloadTask, known: Facts, context: TransferContext) -> R
         return Resumption(NO_MEMORY)
     fingerprint = fingerprint_of(known.size, known.etag, _range_bytes(known.size, known, context))
     return Resumption(context.memory, os.path.abspath(task.target), fingerprint)
-
-
-def _fill_by_ranges(
-    part: PartFile, task: DownloadTask, known: Facts, context: TransferContext, meter: Meter, *, resumption: Resumption
-) -> bool:
-    """Fill the file by many ranges at a time; False where it is not large, or the server does not do ranges."""
-    if not _goes_by_ranges(known, context):
-        return False
-    source = Source(task.bucket, task.key, task.version_id)
-    try:
-        _Ranges(part, source, known, context, how=(meter, resumption)).run()
-    except RangeIgnoredError:
-        meter.end(ok=False)
-        os.ftruncate(part.fd, 0)
-        return False
-    return True
 
 
 def _fill_in_order(
@@ -241,8 +226,18 @@ class _Ranges:
         if context.options.verify:
             self._algorithm = range_algorithm(self._size, known.etag, known.headers, range_bytes=self._range_bytes)
 
-    def run(self) -> None:
-        """Fill the file; what an earlier run has left is used when the whole proves to be right."""
+    def fill(self) -> bool:
+        """Fill the file by many ranges at a time; False where the server does not do ranges."""
+        try:
+            self._fill()
+        except RangeIgnoredError:
+            self._meter.end(ok=False)
+            os.ftruncate(self._part.fd, 0)
+            return False
+        return True
+
+    def _fill(self) -> None:
+        """What an earlier run has left is used when the whole proves to be right."""
         part = self._part
         name = os.fsdecode(part.name)
         done = self._resumption.begin(name, reused=part.reused)

@@ -17,7 +17,7 @@ from s3pool.record import dataclass
 from s3pool.s3.list_all import list_objects
 from s3pool.transfer.safe_path import KeyMapper, local_error, split_relative
 from s3pool.transfer.tasks import CopyTask, DownloadTask, Item, Problem, UploadTask, copy_of, download_of
-from s3pool.transfer.walk import EVERYTHING, LINKS_FILES, LINKS_FOLLOW, NO_FILTER, Unusable, Walk
+from s3pool.transfer.walk import EVERYTHING, LINKS_FILES, LINKS_FOLLOW, NO_FILTER, Unusable, Walk, path_opener
 from s3pool.units import NANO
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class SourceTasks:
         if len(self._sources) + 1 < len(places):
             raise UsageError("- stands for one stream; it goes with one source and one target, without -r")
         if len(self._sources) > 1:
-            self._target = self._as_directory(self._target)
+            self._target = self._target.join("")  # a directory
         self._rules = rules
         self._names = rules.names if rules.shard.is_whole else ShardNames(rules.names, rules.shard)
         self._mapper = KeyMapper(client.exists)
@@ -165,12 +165,6 @@ class SourceTasks:
         elif target.tree_prefix.startswith(place + start[len(tree.key) :]):
             raise UsageError(f"{target.text} lies inside {source.text}: the copy would copy itself")
 
-    @staticmethod
-    def _as_directory(target: Place) -> Place:
-        if isinstance(target, S3Path):
-            return S3Path(target.bucket, target.tree_prefix)
-        return LocalPath(os.path.join(target.path, ""))
-
     def _is_glob(self, source: S3Path) -> bool:
         return self._rules.glob and has_glob(source.key)
 
@@ -222,26 +216,28 @@ class SourceTasks:
         except OSError as exc:
             raise local_error("read", source.path, exc) from exc
         if os.path.isdir(source.path):
-            bucket, prefix = self._target.bucket, self._target.tree_prefix
-            # Where links to directories are followed, the way to a file may lead through them.
-            root = "" if self._rules.links == LINKS_FOLLOW else source.path
-            shard = self._rules.shard
-            walk = Walk(
-                source.path,
-                names=self._names if shard.range is None else self._rules.names,
-                links=self._rules.links,
-                within=shard.range or EVERYTHING,
-                on_left=None if (kept := self._rules.not_kept) is None else kept.teller(source.path, self._target),
-            )
-            for found in walk:
-                if isinstance(found, Unusable):
-                    yield Problem(found.path, found.error, f"s3/{bucket}/{prefix}{found.relative}", op="upload")
-                elif self._rules.facts.admits(found.size, found.mtime_ns / NANO):
-                    yield UploadTask(found.path, bucket, prefix + found.relative, found.size, root=root)
+            yield from self._expand_directory(source.path, self._target)
         elif self._admits_named(source.base_name) and self._rules.facts.admits(facts.st_size, facts.st_mtime):
             place = dest_for(source, self._target)
             assert isinstance(place, S3Path)
             yield task_for_file(source, place, facts.st_size)
+
+    def _expand_directory(self, path: str, target: S3Path) -> Iterator[Item]:
+        rules, bucket, prefix = self._rules, target.bucket, target.tree_prefix
+        # Where links to directories are followed, the way to a file may lead through them.
+        root = "" if rules.links == LINKS_FOLLOW else path
+        names = self._names if rules.shard.range is None else rules.names
+        on_left = None if rules.not_kept is None else rules.not_kept.teller(path, target)
+        for found in Walk(
+            path, names=names, links=rules.links, within=rules.shard.range or EVERYTHING, on_left=on_left
+        ):
+            if isinstance(found, Unusable):
+                yield Problem(found.path, found.error, f"s3/{bucket}/{prefix}{found.relative}", op="upload")
+                continue
+            path_of = path_opener(found.below)
+            for name, size, time_ns in zip(found.names, found.sizes, found.times_ns, strict=True):
+                if rules.facts.admits(size, time_ns / NANO):
+                    yield UploadTask(path_of(name), bucket, prefix + name, size, root=root)
 
     def _admits_named(self, name: str) -> bool:
         return self._rules.names.admits(name) and self._rules.shard.holds_named(name)

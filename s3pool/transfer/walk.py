@@ -50,15 +50,6 @@ MAX_DIRECTORIES = 100_000  # remembered until the end of a run; more are counted
 DIRECTORY_TYPE = "application/x-directory"  # as s3cmd, rclone and AWS's console store them
 
 
-class LocalFile(NamedTuple):
-    """One regular file; ``relative`` is its key below the root, ``path`` opens it."""
-
-    relative: str
-    path: str
-    size: int
-    mtime_ns: int
-
-
 class LocalFiles(NamedTuple):
     """Regular files that follow each other, in columns; ``below`` is the walk's root and a slash."""
 
@@ -66,11 +57,6 @@ class LocalFiles(NamedTuple):
     sizes: list[int]
     times_ns: list[int]
     below: bytes
-
-    def each(self) -> Iterator[LocalFile]:
-        """Yield them one by one."""
-        paths = map(path_opener(self.below), self.names)
-        yield from map(LocalFile, self.names, paths, self.sizes, self.times_ns)
 
 
 def path_opener(below: bytes) -> Callable[[str], str]:
@@ -123,19 +109,8 @@ class Walk:
         self._until = None if within.until is None else name_bytes(within.until)
         self._stat = os.lstat if links == LINKS_SKIP else os.stat
 
-    def __iter__(self) -> Iterator[LocalFile | Unusable]:
-        """Yield files and problems by relative name, in byte order.
-
-        Raises LocalFileError: the root itself cannot be read.
-        """
-        for found in self.blocks():
-            if isinstance(found, LocalFiles):
-                yield from found.each()
-            else:
-                yield found
-
-    def blocks(self) -> Iterator[LocalFiles | Unusable]:
-        """Yield the same, with files that follow each other together.
+    def __iter__(self) -> Iterator[LocalFiles | Unusable]:
+        """Yield files and problems by relative name, in byte order; files that follow each other together.
 
         Raises LocalFileError: the root itself cannot be read.
         """

@@ -7,7 +7,7 @@ import pytest
 
 from s3pool.errors import LocalFileError, LocalNotFoundError, RefusedError
 from s3pool.filters import NameFilter
-from s3pool.transfer.walk import LocalFile, Unusable, Walk
+from s3pool.transfer.walk import LocalFiles, Unusable, Walk
 
 
 def make(root: Path, *names: str) -> None:
@@ -20,7 +20,7 @@ def make(root: Path, *names: str) -> None:
 
 def names_of(walk: Walk) -> list[str]:
     """Give the relative names of the files."""
-    return [found.relative for found in walk if isinstance(found, LocalFile)]
+    return [name for found in walk if isinstance(found, LocalFiles) for name in found.names]
 
 
 def problems_of(walk: Walk) -> list[Unusable]:
@@ -137,6 +137,6 @@ def test_size_and_time_come_with_the_file(tmp_path: Path) -> None:
     make(tmp_path, "a")
     os.utime(tmp_path / "a", ns=(1, 1_500_000_000_123_456_789))
 
-    found = list(Walk(str(tmp_path)))
+    (found,) = Walk(str(tmp_path))
 
-    assert [LocalFile("a", str(tmp_path / "a"), 1, 1_500_000_000_123_456_789)] == found
+    assert LocalFiles(["a"], [1], [1_500_000_000_123_456_789], os.fsencode(tmp_path / "_")[:-1]) == found

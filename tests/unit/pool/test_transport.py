@@ -24,6 +24,7 @@ from tests.support.clock import Chosen
 from tests.support.pools import GET, PUT, Servers, make_node, sign
 from tests.support.scripted import BROKEN, HANG, OK, OK_EMPTY, SLOW_DOWN, ScriptedServer, refused_endpoint
 
+SKEWED = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n"
 DELAYS = Delays(unproven_s=3.0, failure_s=3.0, early_s=3.0, suspect_s=60.0)
 POST = Request("POST", "/b/k", "CreateMultipartUpload", query=(("uploads", ""),), idempotent=False, resource="s3/b/k")
 
@@ -277,26 +278,23 @@ def test_a_server_error_goes_to_another_node_after_a_pause(servers: Servers) -> 
     assert (response.body, len(pool.slept)) == (b"ok", 1)
 
 
-def test_an_error_that_stays_is_raised_as_it_came(servers: Servers) -> None:
-    """After the last attempt the user sees the storage's own words."""
-    a = servers(BROKEN)
-    pool = Pool(a.endpoint, retries=2)
+@pytest.mark.parametrize(
+    ("turn", "error", "requests"),
+    [
+        (BROKEN, "500 InternalError", 3),  # after the last attempt the user sees the storage's own words
+        (b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", "404 NoSuchKey", 1),  # an answer: nobody else is asked
+        (SKEWED, "RequestTimeTooSkewed", 2),  # one that refuses the corrected time too is not asked for ever
+    ],
+)
+def test_error_that_stays_is_raised_as_it_came(servers: Servers, turn: bytes, error: str, requests: int) -> None:
+    """As soon as no repetition mends it."""
+    server = servers(turn)
+    pool = Pool(server.endpoint, retries=2)
 
-    with pytest.raises(S3Error, match="500 InternalError"):
+    with pytest.raises(S3Error, match=error):
         pool.send()
 
-    assert len(a.requests) == 3
-
-
-def test_a_refusal_is_final(servers: Servers) -> None:
-    """404 is an answer: nobody else is asked."""
-    a, b = servers(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"), servers()
-    pool = Pool(a.endpoint, b.endpoint)
-
-    with pytest.raises(NotFoundError):
-        pool.send()
-
-    assert b.requests == []
+    assert requests == len(server.requests)
 
 
 def test_slow_down_keeps_the_circuit_closed(servers: Servers) -> None:
@@ -312,18 +310,16 @@ def test_slow_down_keeps_the_circuit_closed(servers: Servers) -> None:
     assert pool.transport.stats()[0].failures == 0
 
 
-def test_retry_after_is_waited_for_by_a_pool_of_one() -> None:
+def test_retry_after_is_waited_for_by_a_pool_of_one(servers: Servers) -> None:
     """There is nobody else to ask, so the server's wish counts."""
-    answer = b"HTTP/1.1 503 Slow Down\r\nContent-Length: 0\r\n\r\n"
 
     def verdict(response: Response) -> None:
         if response.status == 503:
             raise ThrottledError(503, "SlowDown", retry_after_s=7.0)
         response.preload()
 
-    with ScriptedServer([answer, OK]) as server:
-        pool = Pool(server.endpoint)
-        pool.send(GET, verdict)
+    pool = Pool(servers(SLOW_DOWN, OK).endpoint)
+    pool.send(GET, verdict)
 
     assert 7.0 == sum(pool.slept)
 
@@ -346,8 +342,7 @@ def test_circuit_opens_and_the_node_is_left_alone(servers: Servers) -> None:
 def test_clock_skew_is_learned_and_the_request_signed_again(servers: Servers) -> None:
     """The storage's clock decides; one refusal teaches it for the rest of the run."""
     times: list[float] = []
-    skewed = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n"
-    a = servers(skewed, OK)
+    a = servers(SKEWED, OK)
     pool = Pool(
         a.endpoint,
         sign=lambda request, endpoint, now: (times.append(now), sign(request, endpoint, now))[1],
@@ -357,17 +352,6 @@ def test_clock_skew_is_learned_and_the_request_signed_again(servers: Servers) ->
     pool.send()
 
     assert times == [5_000.0, 1_000_000.0]
-
-
-def test_clock_skew_that_stays_is_raised(servers: Servers) -> None:
-    """A server that refuses the corrected time too is not asked for ever."""
-    a = servers(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
-    pool = Pool(a.endpoint)
-
-    with pytest.raises(S3Error, match="RequestTimeTooSkewed"):
-        pool.send()
-
-    assert len(a.requests) == 2
 
 
 def test_only_keeps_every_attempt_on_one_node(servers: Servers) -> None:

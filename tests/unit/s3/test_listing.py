@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import pytest
 from hypothesis import example, given
@@ -486,14 +486,6 @@ def test_versions_go_on_at_both_markers() -> None:
     assert [("", ""), ("k", "v1"), ("k", "v0")] == lister.markers
 
 
-def test_versions_that_do_not_go_on_are_an_error() -> None:
-    """The same page again and again is not a listing."""
-    lister = PagesInTurn([ListPage((VERSION,), (), True, next_token="k", next_version_id="v1")] * 3)
-
-    with pytest.raises(ProtocolError, match="stopped advancing"):
-        list(iter_version_pages(lister, "bkt"))
-
-
 def test_uploads_go_on_at_both_markers() -> None:
     """One key may have many uploads."""
     lister = PagesInTurn(
@@ -506,9 +498,14 @@ def test_uploads_go_on_at_both_markers() -> None:
     assert [("", ""), ("k", "u1")] == lister.markers
 
 
-def test_uploads_that_do_not_go_on_are_an_error() -> None:
-    """They are listed to be aborted, page after page."""
-    lister = PagesInTurn([UploadPage((UPLOAD,), "k", "u1", True)] * 3)
-
+@pytest.mark.parametrize(
+    ("walk", "page"),
+    [
+        (iter_version_pages, ListPage((VERSION,), (), True, next_token="k", next_version_id="v1")),
+        (iter_uploads, UploadPage((UPLOAD,), "k", "u1", True)),  # they are listed to be aborted
+    ],
+)
+def test_listing_that_does_not_go_on_is_an_error(walk: Callable[..., Iterable[object]], page: object) -> None:
+    """The same page again and again is not a listing."""
     with pytest.raises(ProtocolError, match="stopped advancing"):
-        list(iter_uploads(lister, "bkt"))
+        list(walk(PagesInTurn([page] * 3), "bkt"))

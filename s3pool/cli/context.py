@@ -12,7 +12,15 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from s3pool.cli.output import Output, combined, exit_code_for, is_terminal
 from s3pool.config.options import SOURCES, Config
-from s3pool.errors import ConfigError, LocalFileError, NotFoundError, S3PoolError, UsageError, is_pool_dead
+from s3pool.errors import (
+    ConfigError,
+    LocalFileError,
+    NotFoundError,
+    RefusedError,
+    S3PoolError,
+    UsageError,
+    is_pool_dead,
+)
 from s3pool.location import LocalPath, Location, S3Path, is_s3_text, parse, parse_s3, rooted
 from s3pool.units import parse_time_or_age
 
@@ -280,14 +288,20 @@ class Context:
         """Return whether a user can answer a question."""
         return is_terminal(sys.stdin) and is_terminal(sys.stderr)
 
-    def confirm(self, question: str) -> bool:
-        """Ask on the terminal; anything but yes counts as no, the end of input included."""
+    def require_consent(self, names: str, question: str, *, act: str, force: str, can_ask: bool = True) -> None:
+        """Ask on the terminal; anything but yes is a no, the end of input included.
+
+        Raises UsageError: nobody can be asked; the message says what ``force`` does. RefusedError: the answer was no.
+        """
+        if not (can_ask and self.is_tty):
+            raise UsageError(f"{names}: nothing was {act}, for nobody can be asked; --force {force}")
         self.out.ask(f"{question} [y/N]: ")
         try:
             answer = sys.stdin.readline()
         except (OSError, ValueError):
-            return False
-        return answer.strip().lower() in ("y", "yes")
+            answer = ""
+        if answer.strip().lower() not in ("y", "yes"):
+            raise RefusedError(f"{names}: nothing was {act}: the answer was no")
 
     @property
     def stdin(self) -> IO[bytes]:

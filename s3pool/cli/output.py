@@ -36,10 +36,11 @@ DENIED = 4
 NO_ENDPOINT = 5
 SKIPPED = 6
 LOCKED = 75  # EX_TEMPFAIL of sysexits.h: try again later
-HUNG_UP = 129  # 128 + SIGHUP
-INTERRUPTED = 130  # 128 + SIGINT, as shells report it
-BROKEN_PIPE = 141  # 128 + SIGPIPE
-TERMINATED = 143  # 128 + SIGTERM
+SIGNAL_BASE = 128  # a shell reports a program that signal N ended as 128 + N
+HUNG_UP = 129  # SIGHUP
+INTERRUPTED = 130  # SIGINT
+BROKEN_PIPE = 141  # SIGPIPE
+TERMINATED = 143  # SIGTERM
 
 TABLE: tuple[tuple[int, str], ...] = (
     (DONE, "done"),

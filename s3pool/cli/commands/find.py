@@ -8,6 +8,7 @@ from operator import attrgetter
 
 from s3pool.cli import formats, search
 from s3pool.cli.context import Context
+from s3pool.cli.output import SIGNAL_BASE
 from s3pool.cli.parser import natural_int, switch
 from s3pool.cli.selection import Looking, Selection, add_fact_flags, add_looking_flags, fact_filter
 from s3pool.errors import UsageError
@@ -19,8 +20,6 @@ EXAMPLES = (
     "find s3/photos --name '*.jpg' --larger 10M --older-than 30d",
     "find s3/photos --older-than 1y --delete --dry-run",
 )
-
-SIGNAL_BASE = 128  # a shell reports a program that signal N ended as 128 + N
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

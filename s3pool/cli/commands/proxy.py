@@ -6,7 +6,7 @@ import argparse
 import os
 from typing import TYPE_CHECKING
 
-from s3pool.cli.output import DONE, FAILED
+from s3pool.cli.output import DONE, FAILED, SIGNAL_BASE
 from s3pool.cli.parser import add_removed_flag, argparse_settings, switch
 from s3pool.config.options import Config
 from s3pool.proxy.settings import Address, ProxySettings, read_settings
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from s3pool.proxy.run import End, LoadConfig
     from s3pool.proxy.supervisor import Supervisor
 
-SIGNAL_BASE = 128  # how shells report a command that a signal ended
 EXAMPLES = ("proxy --listen 0.0.0.0:8000", "proxy --clients clients.yaml --processes 2")
 REPLACEMENTS = {
     "sticky": "set load_balancer.sticky in the configuration file",

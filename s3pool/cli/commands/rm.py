@@ -22,7 +22,7 @@ from s3pool.cli.selection import (
     shard_of,
 )
 from s3pool.cli.transfers import add_filter_flags, passes, remove
-from s3pool.errors import NotFoundError, RefusedError, UsageError
+from s3pool.errors import NotFoundError, UsageError
 from s3pool.filters import ANY_FACTS, WHOLE, NameFilter, Names, ObjectFilter, Shard
 from s3pool.location import S3Path, compile_glob, glob_prefix, has_glob
 from s3pool.model import NO_TIME, SEQUENTIAL, ListMode, ObjectInfo, parse_iso_time
@@ -130,11 +130,9 @@ def _make_sure(paths: list[S3Path], args: argparse.Namespace, ctx: Context) -> N
     if args.force or ctx.dry_run or ctx.part is not None or not (args.recursive or args.prefix):
         return
     names = ", ".join(path.text for path in paths) or "what standard input names"
-    if args.stdin or not ctx.is_tty:
-        raise UsageError(f"{names}: nothing was deleted, for nobody can be asked; --force deletes without asking")
-    what = "everything that starts with" if args.prefix else "everything below"
-    if not ctx.confirm(f"Delete {what} {names}?"):
-        raise RefusedError(f"{names}: nothing was deleted: the answer was no")
+    question = f"Delete {'everything that starts with' if args.prefix else 'everything below'} {names}?"
+    can_ask = not args.stdin
+    ctx.require_consent(names, question, act="deleted", force="deletes without asking", can_ask=can_ask)
 
 
 def _remove(tasks: Iterable[DeleteTask | Problem], ctx: Context) -> int:

@@ -11,6 +11,7 @@ import stat
 import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import IO, NamedTuple
 
 from s3pool.cli.commands.cp import is_stream
@@ -149,15 +150,11 @@ class LineReader:
         return args
 
 
-_names: set[str] = set()
-
-
-def _global_names() -> set[str]:
-    if not _names:
-        parser = argparse.ArgumentParser(add_help=False)
-        add_global_flags(parser, hidden=True)
-        _names.update(action.dest for action in parser._actions)
-    return _names
+@cache
+def _global_names() -> frozenset[str]:
+    parser = argparse.ArgumentParser(add_help=False)
+    add_global_flags(parser, hidden=True)
+    return frozenset(action.dest for action in parser._actions)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

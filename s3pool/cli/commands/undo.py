@@ -79,11 +79,9 @@ def _make_sure(paths: list[S3Path], at: float, args: argparse.Namespace, ctx: Co
     if args.force or ctx.dry_run or not trees:
         return
     names = ", ".join(trees)
-    if not ctx.is_tty:
-        raise UsageError(f"{names}: nothing was changed, for nobody can be asked; --force does not ask")
     what = "and remove no version" if args.keep_history else "and remove the versions since then"
-    if not ctx.confirm(f"Bring everything below {names} back to {format_iso_time(at)}, {what}?"):
-        raise RefusedError(f"{names}: nothing was changed: the answer was no")
+    question = f"Bring everything below {names} back to {format_iso_time(at)}, {what}?"
+    ctx.require_consent(names, question, act="changed", force="does not ask")
 
 
 def _undo(path: S3Path, at: float, state: str, args: argparse.Namespace, ctx: Context) -> int:

@@ -21,6 +21,7 @@ from tests.support.fake_s3 import (
     DieReceiving,
     Exchange,
     FakeS3,
+    Fault,
     FlipByte,
     FlipStored,
     HeldUpload,
@@ -274,12 +275,22 @@ def test_flipped_byte_in_a_part_to_the_target_is_sent_again(fake: FakeS3, there:
     assert 3 == len(fake.ops(op="UploadPart"))
 
 
-def test_part_that_is_flipped_each_time_fails(fake: FakeS3, there: FakeS3, make_context: Make) -> None:
-    """The second time a digest goes ahead, and the target refuses."""
+@pytest.mark.parametrize(
+    ("at_source", "fault", "op", "error"),
+    [
+        (False, flip_received(5), "UploadPart", "BadDigest"),  # the second time a digest goes ahead, and it is refused
+        (False, FlipStored(at=5), "UploadPart", "part 1, has the ETag"),  # it says itself that it has other bytes
+        (True, IgnoreHeader("range"), "GetObject", "ignores Range"),  # whole objects in place of parts
+    ],
+)
+def test_parts_that_are_wrong_each_time_fail(
+    fake: FakeS3, there: FakeS3, make_context: Make, at_source: bool, fault: Fault, op: str, error: str
+) -> None:
+    """They would make another object."""
     put(there, os.urandom(2 * PART), part_size=PART)
-    fake.fault(flip_received(5), op="UploadPart", times=0)
+    (there if at_source else fake).fault(fault, op=op, times=0)
 
-    with pytest.raises(S3Error, match="BadDigest"):
+    with pytest.raises((S3Error, IntegrityError), match=error):
         copy(TASK, make_context(source=there))
 
     assert ({}, {}) == (fake.store.bodies("b"), fake.store.bucket("b").uploads)
@@ -300,17 +311,6 @@ def test_etags_that_are_no_digests_are_coped_with(fake: FakeS3, there: FakeS3, m
     digests = ["content-md5" in request.headers for request in fake.requests if request.op == "UploadPart"]
     assert [False, True, True, True] == digests
     assert {} == stored
-
-
-def test_server_that_stores_something_else_is_found_out(fake: FakeS3, there: FakeS3, make_context: Make) -> None:
-    """It accepted the digest and says itself that it has other bytes."""
-    put(there, os.urandom(2 * PART), part_size=PART)
-    fake.fault(FlipStored(at=5), op="UploadPart", times=0)
-
-    with pytest.raises(IntegrityError, match="part 1, has the ETag"):
-        copy(TASK, make_context(source=there))
-
-    assert ({}, {}) == (fake.store.bodies("b"), fake.store.bucket("b").uploads)
 
 
 def test_checksum_is_sent_ahead(fake: FakeS3, there: FakeS3, make_context: Make) -> None:
@@ -346,17 +346,6 @@ def test_cut_answer_for_a_small_object_goes_on(fake: FakeS3, there: FakeS3, make
     copy(CopyTask("src", "k", "b", "copy", MIB), make_context(source=there))
 
     assert content == fake.store.bodies("b")["copy"]
-
-
-def test_source_that_ignores_ranges_fails_alone(fake: FakeS3, there: FakeS3, make_context: Make) -> None:
-    """Whole objects in place of parts would make another object."""
-    put(there, os.urandom(2 * PART), part_size=PART)
-    there.fault(IgnoreHeader("range"), op="GetObject", times=0)
-
-    with pytest.raises(IntegrityError, match="ignores Range"):
-        copy(TASK, make_context(source=there))
-
-    assert ({}, {}) == (fake.store.bodies("b"), fake.store.bucket("b").uploads)
 
 
 def test_update_and_no_clobber_hold_between_pools(fake: FakeS3, there: FakeS3, make_context: Make) -> None:

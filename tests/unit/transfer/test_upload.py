@@ -103,98 +103,72 @@ def test_parts_go_over_all_endpoints(fake: FakeS3, make_context: Make, source: S
     assert {0, 1} == used
 
 
-@pytest.mark.parametrize("fault", [Vanish(), Reset(), internal_error(acted=True), internal_error()], ids=str)
-def test_create_without_clear_answer_is_repeated_and_leaves_no_orphan(
-    fake: FakeS3, make_context: Make, source: Source, fault: Fault
+NOT_DONE = [Reset(), internal_error(), error_in_200()]
+DONE_UNHEARD = [Vanish(), internal_error(acted=True), error_in_200(acted=True)]
+CREATES = [Vanish(), Reset(), internal_error(acted=True), internal_error()]
+
+
+@pytest.mark.parametrize(
+    ("op", "fault", "times"),
+    [
+        *(("CreateMultipartUpload", fault, 2) for fault in CREATES),
+        *(("CompleteMultipartUpload", fault, 1) for fault in DONE_UNHEARD),
+        *(("CompleteMultipartUpload", fault, 2) for fault in NOT_DONE),
+    ],
+    ids=str,
+)
+def test_request_without_clear_answer_is_looked_after(
+    fake: FakeS3, make_context: Make, source: Source, op: str, fault: Fault, times: int
 ) -> None:
-    """A node that dies at that moment must not fail a file, nor leave what nobody knows the id of."""
+    """Create is repeated and leaves no orphan; Complete is asked for again only where nothing was done yet."""
     content = content_of(2 * PART)
-    fake.fault(fault, op="CreateMultipartUpload")
+    fake.fault(fault, op=op)
 
     send(source(content), make_context(part_size=PART))
 
-    assert {"k": content} == fake.store.bodies("b")
-    assert {} == fake.store.bucket("b").uploads
+    assert ({"k": content}, {}) == (fake.store.bodies("b"), fake.store.bucket("b").uploads)
+    assert times == len(fake.ops(op=op))
 
 
-def test_create_that_never_answers_fails_and_leaves_no_orphan(fake: FakeS3, make_context: Make, source: Source) -> None:
-    """Each attempt may have begun an upload."""
-    fake.fault(Vanish(), op="CreateMultipartUpload", times=0)
-
-    with pytest.raises(TransportError):
-        send(source(content_of(2 * PART)), make_context(part_size=PART))
-
-    assert 4 == len(fake.ops(op="CreateMultipartUpload"))
-    assert {} == fake.store.bucket("b").uploads
-
-
-def test_create_that_is_refused_is_not_repeated(fake: FakeS3, make_context: Make, source: Source) -> None:
-    """The answer is clear."""
-    fake.fault(Answer(403, "AccessDenied"), op="CreateMultipartUpload", times=0)
-
-    with pytest.raises(S3Error, match="AccessDenied"):
-        send(source(content_of(2 * PART)), make_context(part_size=PART))
-
-    assert 1 == len(fake.ops(op="CreateMultipartUpload"))
-
-
-@pytest.mark.parametrize("fault", [Vanish(), internal_error(acted=True), error_in_200(acted=True)])
-def test_complete_without_clear_answer_is_found_done(
-    fake: FakeS3, make_context: Make, source: Source, fault: object
+@pytest.mark.parametrize(
+    ("op", "fault", "error", "times"),
+    [
+        ("CreateMultipartUpload", Vanish(), TransportError, 4),  # each of which may have begun an upload
+        ("CreateMultipartUpload", Answer(403, "AccessDenied"), S3Error, 1),  # the answer is clear
+        ("UploadPart", internal_error(), S3Error, None),
+        ("CompleteMultipartUpload", internal_error(), S3Error, None),
+    ],
+)
+def test_upload_that_fails_leaves_nothing(
+    fake: FakeS3,
+    make_context: Make,
+    source: Source,
+    op: str,
+    fault: Fault,
+    error: type[Exception],
+    times: int | None,
 ) -> None:
-    """The object is there with the right ETag, whatever was heard of it."""
-    content = content_of(2 * PART)
-    fake.fault(fault, op="CompleteMultipartUpload")  # type: ignore[arg-type]
-
-    send(source(content), make_context(part_size=PART))
-
-    assert {"k": content} == fake.store.bodies("b")
-    assert 1 == len(fake.ops(op="CompleteMultipartUpload"))
-
-
-@pytest.mark.parametrize("fault", [Reset(), internal_error(), error_in_200()])
-def test_complete_that_did_not_happen_is_asked_for_again(
-    fake: FakeS3, make_context: Make, source: Source, fault: object
-) -> None:
-    """The upload is still open, so nothing was done yet."""
-    content = content_of(2 * PART)
-    fake.fault(fault, op="CompleteMultipartUpload")  # type: ignore[arg-type]
-
-    send(source(content), make_context(part_size=PART))
-
-    assert {"k": content} == fake.store.bodies("b")
-    assert 2 == len(fake.ops(op="CompleteMultipartUpload"))
-
-
-def test_complete_that_never_succeeds_fails_and_aborts(fake: FakeS3, make_context: Make, source: Source) -> None:
     """Parts that nobody sees would be paid for for ever."""
-    fake.fault(internal_error(), op="CompleteMultipartUpload", times=0)
+    fake.fault(fault, op=op, times=0)
 
-    with pytest.raises(S3Error, match="InternalError"):
-        send(source(content_of(2 * PART)), make_context(part_size=PART))
+    with pytest.raises(error):
+        send(source(content_of(2 * PART)), make_context(workers=2, part_size=PART))
 
-    assert {} == fake.store.bucket("b").uploads
-    assert 1 == len(fake.ops(op="AbortMultipartUpload"))
+    assert ({}, {}) == (fake.store.bodies("b"), fake.store.bucket("b").uploads)
+    assert times in (None, len(fake.ops(op=op)))
 
 
-def test_upload_that_a_dead_node_holds_is_made_anew(fake: FakeS3, make_context: Make, source: Source) -> None:
-    """RGW keeps the lock of a node that died in Complete for ten minutes; nobody waits that long."""
+def test_upload_that_a_dead_node_holds_is_made_anew_and_aborted_when_the_object_is_there(
+    fake: FakeS3, make_context: Make, source: Source
+) -> None:
+    """RGW keeps the lock of such a node for ten minutes; a completion that comes late and an abort must not meet."""
     content = content_of(2 * PART)
     fake.fault(HeldUpload(), op="CompleteMultipartUpload", times=0)
 
     send(source(content), make_context(part_size=PART))
 
-    assert {"k": content} == fake.store.bodies("b")
-    assert {} == fake.store.bucket("b").uploads
+    assert ({"k": content}, {}) == (fake.store.bodies("b"), fake.store.bucket("b").uploads)
     assert 2 == len(fake.ops(op="CreateMultipartUpload"))
-
-
-def test_held_upload_is_aborted_only_when_the_object_is_there(fake: FakeS3, make_context: Make, source: Source) -> None:
-    """A completion that comes late and an abort must not meet: parts of an object would be gone."""
-    fake.fault(HeldUpload(), op="CompleteMultipartUpload", times=0)
-
-    send(source(content_of(2 * PART)), make_context(part_size=PART))
-
     ends = [op for op in fake.ops() if op in {"AbortMultipartUpload", "CompleteMultipartUpload"}]
     assert ["CompleteMultipartUpload", "AbortMultipartUpload"] == ends[-2:]
     assert 1 == ends.count("AbortMultipartUpload")
@@ -263,17 +237,6 @@ def test_composite_etag_that_differs_fails(fake: FakeS3, make_context: Make, sou
 
     with pytest.raises(IntegrityError, match="its parts make"):
         send(source(content_of(2 * PART)), make_context(part_size=PART))
-
-
-def test_failed_part_aborts_the_upload(fake: FakeS3, make_context: Make, source: Source) -> None:
-    """Nothing stays behind."""
-    fake.fault(internal_error(), op="UploadPart", times=0)
-
-    with pytest.raises(S3Error):
-        send(source(content_of(2 * PART)), make_context(workers=2, part_size=PART))
-
-    assert {} == fake.store.bucket("b").uploads
-    assert {} == fake.store.bodies("b")
 
 
 @pytest.mark.parametrize(("size", "op"), [(10, "PutObject"), (PART + 1, "UploadPart")])

@@ -379,7 +379,6 @@ def compare_listings(
     jobs: Sequence[int],
     limit_s: float,
     drop_idle: Callable[[], None] = lambda: None,
-    now: Callable[[], float] = time.monotonic,
 ) -> Iterator[Way]:
     """List a prefix in one way after the other, each for at most ``limit_s`` seconds.
 
@@ -389,15 +388,13 @@ def compare_listings(
 
     Raises S3PoolError: the prefix cannot be listed.
     """
-    first = _on_one_node(client, path, endpoints=endpoints, limit_s=limit_s, now=now)
+    first = _on_one_node(client, path, endpoints=endpoints, limit_s=limit_s)
     yield first
 
     def measured(name: str, pages: Iterable[ListPage], *, jobs: int = 1) -> Way:
         drop_idle()
-        before = client.lists.requests
-        way = _measure(name, pages, limit_s=limit_s, now=now, jobs=jobs)
-        factor = way.objects_per_s / first.objects_per_s if first.objects_per_s else 0.0
-        return replace(way, requests=client.lists.requests - before, factor=factor)
+        way = _measure(client, name, pages, limit_s=limit_s, jobs=jobs)
+        return replace(way, factor=way.objects_per_s / first.objects_per_s if first.objects_per_s else 0.0)
 
     ahead = client.begin_objects_page
     yield measured(ROTATION, list_pages(client, path.bucket, prefix=path.tree_prefix, ahead=ahead))
@@ -406,16 +403,12 @@ def compare_listings(
         yield measured(PARALLEL, list_pages(client, path.bucket, prefix=path.tree_prefix, mode=mode), jobs=number)
 
 
-def _on_one_node(
-    client: S3Client, path: S3Path, *, endpoints: Sequence[Endpoint], limit_s: float, now: Callable[[], float]
-) -> Way:
+def _on_one_node(client: S3Client, path: S3Path, *, endpoints: Sequence[Endpoint], limit_s: float) -> Way:
     """List on the first node that lives, over the one connection that the pool keeps to it."""
     for endpoint in endpoints:
         pages = list_pages(on_one_node(client, endpoint), path.bucket, prefix=path.tree_prefix)
         try:
-            before = client.lists.requests
-            way = _measure(ONE, pages, limit_s=limit_s, now=now, endpoint=str(endpoint))
-            return replace(way, requests=client.lists.requests - before)
+            return _measure(client, ONE, pages, limit_s=limit_s, endpoint=str(endpoint))
         except TransportError:
             if endpoint is endpoints[-1]:
                 raise
@@ -423,15 +416,16 @@ def _on_one_node(
 
 
 def _measure(
-    name: str, pages: Iterable[ListPage], *, limit_s: float, now: Callable[[], float], endpoint: str = "", jobs: int = 1
+    client: S3Client, name: str, pages: Iterable[ListPage], *, limit_s: float, endpoint: str = "", jobs: int = 1
 ) -> Way:
-    started = now()
+    started, before = time.monotonic(), client.lists.requests
     objects = count = 0
     complete = True
     for page in pages:
         objects += len(page.objects)
         count += 1
-        if page.truncated and now() - started >= limit_s:
+        if page.truncated and time.monotonic() - started >= limit_s:
             complete = False
             break
-    return Way(name, objects, count, now() - started, complete, endpoint=endpoint, jobs=jobs)
+    seconds, requests = time.monotonic() - started, client.lists.requests - before
+    return Way(name, objects, count, seconds, complete, endpoint=endpoint, jobs=jobs, requests=requests)

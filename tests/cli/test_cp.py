@@ -41,6 +41,24 @@ def work(tmp_path: Path, cli: Cli) -> Path:
     return tmp_path / "work"
 
 
+def stop(
+    run_cli: CliRunner,
+    fake: FakeS3,
+    cwd: Path,
+    *words: str,
+    number: int = signal.SIGINT,
+    op: str = "GetObject",
+    nth: int = 1,
+) -> tuple[int, bytes, bytes]:
+    """Send a signal to a command when the nth request of a kind has come; return its code and what it said."""
+    process = run_cli.start(*words, env=fake.environment, cwd=cwd)
+    while fake.ops().count(op) < nth:
+        assert process.poll() is None
+    process.send_signal(number)
+    out, err = process.communicate(timeout=30)
+    return process.returncode, out, err
+
+
 def test_one_file_goes_up_and_comes_down(cli: Cli, work: Path) -> None:
     """The line on stdout is the result, the summary on stderr is for people."""
     (work / "f.txt").write_bytes(b"hello")
@@ -314,15 +332,11 @@ def test_signal_with_json_leaves_a_summary(run_cli: CliRunner, fake: FakeS3, tmp
     """Programs, too, want to know what was done."""
     fake.store.add("b", "k", b"new")
     fake.fault(Hang(), op="GetObject")
-    process = run_cli.start("--json", "cp", "s3/b/k", "f", env=fake.environment, cwd=tmp_path)
 
-    while "GetObject" not in fake.ops():
-        assert process.poll() is None
-    process.send_signal(signal.SIGINT)
-    out, _ = process.communicate(timeout=30)
+    code, out, _ = stop(run_cli, fake, tmp_path, "--json", "cp", "s3/b/k", "f")
 
     record = json.loads(out)
-    assert (130, "summary", 0) == (process.returncode, record["type"], record["copied"])
+    assert (130, "summary", 0) == (code, record["type"], record["copied"])
 
 
 def test_failure_that_ends_the_run_is_told_once(cli: Cli, work: Path) -> None:
@@ -374,15 +388,12 @@ def test_signal_without_resume_leaves_nothing(
     """Uploads that nobody will take up are aborted, and the code says what happened."""
     (tmp_path / "f").write_bytes(os.urandom(20 * MIB))
     fake.fault(Hang(after=0), op="UploadPart", nth=2, times=1)
-    process = run_cli.start("cp", "--no-resume", "f", "s3/b/k", env=fake.environment, cwd=tmp_path)
 
-    while fake.ops().count("UploadPart") < 2:
-        assert process.poll() is None
-    process.send_signal(number)
-    _, err = process.communicate(timeout=30)
+    ended, _, err = stop(
+        run_cli, fake, tmp_path, "cp", "--no-resume", "f", "s3/b/k", number=number, op="UploadPart", nth=2
+    )
 
-    assert code == process.returncode
-    assert b"stopped: 0 copied" in err
+    assert (code, True) == (ended, b"stopped: 0 copied" in err)
     assert ({}, {}) == (fake.store.bodies("b"), fake.store.bucket("b").uploads)
 
 
@@ -393,15 +404,10 @@ def test_signal_leaves_an_upload_that_the_next_run_takes_up(
     """Parts that were stored are not sent again."""
     (tmp_path / "f").write_bytes(os.urandom(20 * MIB))
     fake.fault(Hang(after=0), op="UploadPart", nth=2, times=1)
-    process = run_cli.start("cp", "f", "s3/b/k", env=fake.environment, cwd=tmp_path)
 
-    while fake.ops().count("UploadPart") < 2:
-        assert process.poll() is None
-    process.send_signal(number)
-    _, err = process.communicate(timeout=30)
+    ended, _, err = stop(run_cli, fake, tmp_path, "cp", "f", "s3/b/k", number=number, op="UploadPart", nth=2)
 
-    assert code == process.returncode
-    assert b"stopped: 0 copied" in err
+    assert (code, True) == (ended, b"stopped: 0 copied" in err)
     kept = list(fake.store.bucket("b").uploads)
     again = run_cli("cp", "f", "s3/b/k", env=fake.environment, cwd=tmp_path)
     assert (1, 0) == (len(kept), again.code)
@@ -415,14 +421,9 @@ def test_signal_leaves_no_temporary_file(run_cli: CliRunner, fake: FakeS3, tmp_p
     (tmp_path / "out").mkdir()
     (tmp_path / "out/f").write_bytes(b"old")
     fake.fault(Hang(), op="GetObject")
-    process = run_cli.start("cp", "s3/b/k", "out/f", env=fake.environment, cwd=tmp_path)
 
-    while "GetObject" not in fake.ops():
-        assert process.poll() is None
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=30)
+    assert 130 == stop(run_cli, fake, tmp_path, "cp", "s3/b/k", "out/f")[0]
 
-    assert 130 == process.returncode
     assert (["f"], b"old") == (os.listdir(tmp_path / "out"), (tmp_path / "out/f").read_bytes())
 
 

@@ -1,14 +1,36 @@
-"""Tables that fit, and bars."""
+"""Tables that fit, bars, and --stats."""
 
 from __future__ import annotations
 
+import io
+import json
+
 import pytest
 
-from s3pool.cli.tables import Bar, bar_lines, fit_names, fitted_table, format_count, format_ms, format_throughput
+from s3pool.cli.output import Output
+from s3pool.cli.tables import (
+    Bar,
+    bar_lines,
+    fit_names,
+    fitted_table,
+    format_count,
+    format_ms,
+    format_throughput,
+    print_stats,
+    table,
+)
+from s3pool.pool.node import EndpointStats
 
 LONG = "https://gateway-17.storage.example.com:7480"
 OTHER = "https://gateway-18.storage.example.com:7480"
 RIGHT = frozenset((1,))
+
+
+def test_table_aligns_columns() -> None:
+    """Numbers to the right, no blanks at the end of a line."""
+    lines = table(("name", "n", "note"), [("a", "1", ""), ("long name", "100", "x")], right=frozenset((1,)))
+
+    assert ["name         n  note", "a            1", "long name  100  x"] == lines
 
 
 def test_table_that_fits_stays() -> None:
@@ -92,3 +114,21 @@ def test_bars_fit_a_narrow_terminal() -> None:
 
     assert all(len(line) <= 60 for line in lines)
     assert all(line.endswith("MiB/s") for line in lines)
+
+
+def test_stats_for_people_and_machines() -> None:
+    """Kinds of failure and the last one are named."""
+    row = EndpointStats("http://n:1", "open", 4, 2, 1, 1, 2048, 10, 0.5, "it refused", {"connect": 2}, 4)
+    text, records = io.StringIO(), io.StringIO()
+
+    print_stats([row], Output(stdout=io.BytesIO(), stderr=text))
+    print_stats([row], Output(stdout=io.BytesIO(), stderr=records, json=True))
+
+    assert [
+        "endpoint    tries  failed  slow  again    sent  got     ms  circuit",
+        "http://n:1      4       2     1      1  2.0KiB  10B  125.0  open",
+        "http://n:1 failed: 2 x connect; last: it refused",
+    ] == text.getvalue().splitlines()
+    assert {"type": "stats", "endpoint": "http://n:1", "mean_ms": 125.0, "failure_kinds": {"connect": 2}}.items() <= (
+        json.loads(records.getvalue()).items()
+    )

@@ -1,27 +1,14 @@
-"""Tables and templates of results."""
+"""Templates of results."""
 
 from __future__ import annotations
 
-import io
-import json
-
 import pytest
 
-from s3pool.cli.output import Output
 from s3pool.cli.search import Found, check_words, fill
-from s3pool.cli.tables import print_stats, table
 from s3pool.errors import UsageError
 from s3pool.model import ObjectInfo
-from s3pool.pool.node import EndpointStats
 
 TIME = "2026-01-22T20:44:33.219Z"
-
-
-def test_table_aligns_columns() -> None:
-    """Numbers to the right, no blanks at the end of a line."""
-    lines = table(("name", "n", "note"), [("a", "1", ""), ("long name", "100", "x")], right=frozenset((1,)))
-
-    assert ["name         n  note", "a            1", "long name  100  x"] == lines
 
 
 @pytest.mark.parametrize(
@@ -48,24 +35,6 @@ def test_template_does_not_read_its_own_words() -> None:
     found = Found("b", "{size}", "{size}", ObjectInfo("{size}", 3, TIME))
 
     assert "s3/b/{size} 3" == fill("{} {size}", found, str)
-
-
-def test_stats_for_people_and_machines() -> None:
-    """Kinds of failure and the last one are named."""
-    row = EndpointStats("http://n:1", "open", 4, 2, 1, 1, 2048, 10, 0.5, "it refused", {"connect": 2}, 4)
-    text, records = io.StringIO(), io.StringIO()
-
-    print_stats([row], Output(stdout=io.BytesIO(), stderr=text))
-    print_stats([row], Output(stdout=io.BytesIO(), stderr=records, json=True))
-
-    assert [
-        "endpoint    tries  failed  slow  again    sent  got     ms  circuit",
-        "http://n:1      4       2     1      1  2.0KiB  10B  125.0  open",
-        "http://n:1 failed: 2 x connect; last: it refused",
-    ] == text.getvalue().splitlines()
-    assert {"type": "stats", "endpoint": "http://n:1", "mean_ms": 125.0, "failure_kinds": {"connect": 2}}.items() <= (
-        json.loads(records.getvalue()).items()
-    )
 
 
 @pytest.mark.parametrize("template", ["{typo}", '{"typo"}', "{} {Size}", "{base_name}"])

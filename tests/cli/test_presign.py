@@ -1,4 +1,4 @@
-"""The commands that help around storage: presign and ping."""
+"""URLs that work without keys for a while."""
 
 from __future__ import annotations
 
@@ -104,52 +104,3 @@ def test_presign_refuses_what_s3_would(call: Call, flags: list[str]) -> None:
 def test_presign_needs_a_key(call: Call) -> None:
     """A bucket cannot be fetched."""
     assert 2 == call("presign", "s3/bkt").code
-
-
-def test_ping_shows_a_line_per_node(fake: FakeS3, call: Call) -> None:
-    """In the order of the configuration; a dead one does not make it fail."""
-    fake.nodes[1].kill()
-
-    result = call("ping")
-
-    header, first, second = result.lines
-    assert ["node", "state", "keys", "latency", "TLS", "clock", "server", "error"] == header.split()
-    assert [fake.endpoints[0], "up", "ok"] == first.split()[:3]
-    assert [fake.endpoints[1], "down", *"-----", "connection", "refused"] == second.split()
-    assert 0 == result.code
-
-
-def test_ping_json(fake: FakeS3, call: Call) -> None:
-    """Null where nothing was learned."""
-    fake.nodes[1].kill()
-
-    alive, dead = call("ping", "--json").records
-
-    assert ("endpoint", fake.endpoints[0], True, "") == tuple(alive[k] for k in ("type", "url", "healthy", "error"))
-    assert alive["latency_ms"] > 0
-    assert (False, None, None) == (dead["healthy"], dead["latency_ms"], dead["status"])
-
-
-def test_ping_without_any_node_is_exit_5(fake: FakeS3, call: Call) -> None:
-    """The code for a cluster that is gone."""
-    for node in fake.nodes:
-        node.kill()
-
-    assert 5 == call("ping").code
-
-
-def test_ping_silent_node_is_down(fake: FakeS3, call: Call) -> None:
-    """A port that accepts and says nothing, judged within the connect timeout."""
-    fake.nodes[0].black_hole()
-
-    states = [line.split()[1] for line in call("ping", "--connect-timeout", "0.3").lines[1:]]
-
-    assert ["down", "up"] == states
-
-
-def test_ping_counts_rounds(call: Call) -> None:
-    """So many tables, with a gap between."""
-    result = call("ping", "--count", "2", "--interval", "0s")
-
-    assert 2 == sum(line.startswith("node") for line in result.lines)
-    assert 2 == len(call("ping", "--count", "1", "--json").records)

@@ -29,7 +29,7 @@ from s3pool.pool.transport import Transport
 from s3pool.proxy.auth import QUERY_V2, QUERY_V4
 from s3pool.proxy.auth_v2 import echoed
 from s3pool.proxy.errors import RETRY_AFTER_FIELDS, S3ErrorResponse, forbidden, unavailable
-from s3pool.proxy.limits import ByteBudget, FairSlots, RetryBudget, RetryToken
+from s3pool.proxy.limits import ByteBudget, FairSlots, RetryBudget
 from s3pool.proxy.operations import V2_PARAMETERS, V4_PARAMETERS, S3Operation
 from s3pool.proxy.request import CACHE_SIZE, HOP_BY_HOP, NO_NAMES, Field, RequestHead, Target, assume_present
 from s3pool.record import dataclass, field, replace
@@ -204,12 +204,28 @@ def signed_names(head: RequestHead, target: Target) -> frozenset[str]:
     return frozenset(";".join([listed.split(",", 1)[0].strip(), *queries]).lower().split(";"))
 
 
+@dataclass(slots=True)
+class Attempts:
+    """Which endpoints a request was sent to, in order."""
+
+    endpoints: list[Endpoint] = field(default_factory=list)
+    tries: list[Try] = field(default_factory=list)  # where traces are made
+    kept: int = 0  # bytes of answers that are kept, taken from the memory for all requests
+    is_retrying: bool = False  # it has a place in the budget of second tries
+
+    @property
+    def last(self) -> str:
+        """Return the last endpoint's URL, or nothing."""
+        return str(self.endpoints[-1]) if self.endpoints else ""
+
+
 @dataclass(frozen=True, slots=True)
 class ProxyRequest(Request):
     """A request whose head the proxy builds once an endpoint is picked."""
 
     build: Callable[[Endpoint, float], bytes] = field(default=lambda _endpoint, _now: b"")
-    token: RetryToken | None = None
+    attempts: Attempts = field(default_factory=Attempts)
+    budget: RetryBudget = field(default_factory=RetryBudget)
     access_key: str = ""
     look_for_client: Callable[[], None] = assume_present
 
@@ -220,12 +236,19 @@ class ProxyRequest(Request):
 
     def may_retry(self) -> bool:
         """Return whether the budget of second tries has room."""
-        return self.token is None or self.token.may_retry()
+        return self.attempts.is_retrying or self.budget.admits
 
     def note_retry(self) -> None:
         """Take up a place in the budget of second tries."""
-        if self.token is not None:
-            self.token.note_retry()
+        if not self.attempts.is_retrying:
+            self.attempts.is_retrying = True
+            self.budget.change(1)
+
+    def end(self) -> None:
+        """Give the place back, once there is an answer."""
+        if self.attempts.is_retrying:
+            self.attempts.is_retrying = False
+            self.budget.change(-1)
 
     def look_for_sender(self) -> None:
         """Raise ClientGoneError if the client has hung up."""
@@ -248,20 +271,6 @@ MAX_ANSWER_BYTES = 1 << 20  # of an error that another node may not give
 Begun = tuple[Node, Exchange | None]  # a first try: where, and what was sent if anything could be at once
 # Until more is asked of a request than its method.
 BARE = {method: Request(method, "", "") for method in ("GET", "HEAD")}
-
-
-@dataclass(slots=True)
-class Attempts:
-    """Which endpoints a request was sent to, in order."""
-
-    endpoints: list[Endpoint] = field(default_factory=list)
-    tries: list[Try] = field(default_factory=list)  # where traces are made
-    kept: int = 0  # bytes of answers that are kept, taken from the memory for all requests
-
-    @property
-    def last(self) -> str:
-        """Return the last endpoint's URL, or nothing."""
-        return str(self.endpoints[-1]) if self.endpoints else ""
 
 
 class ResponseCheck:
@@ -368,8 +377,7 @@ class Forwarder:
         Raises S3ErrorResponse: no node gave one, or the client's body is not what was signed. ClientGoneError.
         """
         check = ResponseCheck(operation, signs=node_request.signer is not None, attempts=attempts, memory=self.memory)
-        token = RetryToken(self.budget)
-        request = self._request(node_request, operation, body=body, attempts=attempts, token=token)
+        request = self._request(node_request, operation, body, attempts)
         attempt = self.transport.attempt(request, check.check, only=only)
         if begun is not None:
             node, exchange = begun
@@ -387,11 +395,11 @@ class Forwarder:
         except TransportError as exc:
             raise refusal_for(exc) from exc
         finally:
-            token.end()
+            request.end()
             attempts.tries += attempt.tries or ()
 
     def _request(
-        self, node_request: NodeRequest, operation: S3Operation, *, body: Body, attempts: Attempts, token: RetryToken
+        self, node_request: NodeRequest, operation: S3Operation, body: Body, attempts: Attempts
     ) -> ProxyRequest:
         def build(endpoint: Endpoint, now: float) -> bytes:
             attempts.endpoints.append(endpoint)
@@ -408,7 +416,8 @@ class Forwarder:
             is_endless=operation.is_endless,
             is_harmless_twice=operation.name in REPEATED_BY_CLIENTS and CONDITIONS.isdisjoint(node_request.head.index),
             build=build,
-            token=token,
+            attempts=attempts,
+            budget=self.budget,
             access_key=node_request.access_key,
             look_for_client=node_request.head.look_for_client,
         )

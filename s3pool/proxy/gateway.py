@@ -100,9 +100,8 @@ class Gateway:
         settings = self.settings
         bucket_host = virtual_bucket(head.host, settings.domains) if settings.domains else ""
         target = read_target(head.path, head.query, bucket_host=bucket_host)
-        plain = (
-            operations.PLAIN_READS.get(head.method) if target.key and not target.pairs else None
-        )  # whatever else its head says
+        is_plain = target.key and not target.pairs  # whatever else its head says
+        plain = operations.PLAIN_READS.get(head.method) if is_plain else None
         operation = plain or operations.operation_of(head, target)
         if settings.auth == OPEN:
             refuse_foreign_pages(head, self._names)
@@ -118,15 +117,10 @@ class Gateway:
             if not may_wait:
                 raise NeedsThread
             self.node_facts.guard_admin(head, target)
-        if (
-            operation.name == "PostObject"
-            and forms.is_form(head)
-            and not target.pairs
-            and "authorization" not in head.index
-        ):
+        is_form = operation.name == "PostObject" and forms.is_form(head)
+        if is_form and not target.pairs and "authorization" not in head.index:  # who sends it stands in the form
             if target.key:
                 raise S3ErrorResponse(405, "MethodNotAllowed", "a form goes to its bucket; its field names the key")
-            # Who sends it stands in the form.
             return Admitted(head, target, auth.Caller(auth.ANONYMOUS, None, ""), operation, None, is_form=True)
         recognizes = settings.auth != OPEN and head.method != "OPTIONS"
         caller = self._verifier.recognize(head, target, now=self._now()) if recognizes else None

@@ -175,7 +175,7 @@ class RetryBudget:
     made them refuse. What a dead node leaves behind is no such load, and is not counted.
     """
 
-    def __init__(self, share: float, under_way: Callable[[], int]) -> None:
+    def __init__(self, share: float = 0.0, under_way: Callable[[], int] = lambda: 0) -> None:
         self._share = share
         self._under_way = under_way
         # Guards the number below; held for additions.
@@ -191,31 +191,6 @@ class RetryBudget:
         """Count requests that begin or end a second try."""
         with self._lock:
             self.retrying += count
-
-
-class RetryToken:
-    """One request's share of the retry budget, until it is answered."""
-
-    __slots__ = ("_budget", "_is_retrying")
-
-    def __init__(self, budget: RetryBudget) -> None:
-        self._budget = budget
-        self._is_retrying = False
-
-    def end(self) -> None:
-        """Return it; once."""
-        if self._is_retrying:
-            self._budget.change(-1)
-
-    def may_retry(self) -> bool:
-        """Return whether a second try may begin; one that has begun may go on."""
-        return self._is_retrying or self._budget.admits
-
-    def note_retry(self) -> None:
-        """Note that the request is in a second try that may add to the load, or a later one."""
-        if not self._is_retrying:
-            self._is_retrying = True
-            self._budget.change(1)
 
 
 LIMIT_KEYS = ("requests", "bytes", "in_flight")

@@ -1,4 +1,4 @@
-"""Responses to the client: fields, framing, and bodies that continue from another node."""
+"""Answers of nodes on their way to the client: fields, framing, and bodies that continue from another node."""
 
 from __future__ import annotations
 
@@ -12,81 +12,9 @@ from s3pool.errors import S3PoolError, TransportError
 from s3pool.model import BodyStream, Response
 from s3pool.pool.http1 import Head
 from s3pool.pool.splice import IS_POSSIBLE, SPLICE_FROM_BYTES, Pipe, open_pipe
-from s3pool.proxy.bodies import LengthReader
-from s3pool.proxy.errors import ClientGoneError, S3ErrorResponse, own_answer
+from s3pool.proxy.errors import ClientGoneError
 from s3pool.proxy.request import HOP_BY_HOP, RequestHead, RequestRecord, connection_words
 from s3pool.proxy.stream import ClientStream
-
-DRAIN_BYTES = 64 * 1024  # an unread body up to this is read and dropped, to keep the connection
-
-
-def refuse(
-    stream: ClientStream,
-    record: RequestRecord,
-    head: RequestHead | None,
-    reader: object,
-    error: S3ErrorResponse,
-    *,
-    is_ending: bool,
-) -> bool:
-    """Answer with an S3 error; return whether the connection can go on."""
-    keep_alive = head is not None and head.keep_alive and not error.closes and not is_ending
-    keep_alive = keep_alive and _drop_body(stream, head, reader)
-    record.status, record.code, record.denied = error.status, error.code, error.reason
-    body = error.xml(head.path if head is not None else "", record.request_id)
-    lines = [f"x-amz-request-id: {record.request_id}", *(f"{name}: {value}" for name, value in error.fields)]
-    if not keep_alive:
-        lines.append("Connection: close")
-    elif head is not None and head.is_http_1_0:
-        lines.append("Connection: keep-alive")
-    has_body = head is None or head.method != "HEAD"
-    stream.write(own_answer(error.status, "application/xml", body, *lines, has_body=has_body))
-    return keep_alive
-
-
-def _drop_body(stream: ClientStream, head: RequestHead | None, reader: object) -> bool:
-    """Discard a small unread body; return False when the connection must close."""
-    if head is None or head.length == 0:
-        return True
-    if reader is None and head.length is not None and not head.expects_continue:
-        reader = LengthReader(stream, head.length)
-    if not isinstance(reader, LengthReader) or reader.left > DRAIN_BYTES:
-        return bool(getattr(reader, "is_done", False))
-    return not reader.left or stream.drop(reader)
-
-
-HEALTH_PATH = "/-/healthz"  # no bucket's name begins with a hyphen
-# What mc ready and monitors of MinIO ask; signed, it is an object of the bucket "minio".
-MINIO_HEALTH_PATHS = frozenset(f"/minio/health/{word}" for word in ("live", "ready", "cluster", "cluster/read"))
-
-
-def asks_for_health(head: RequestHead) -> bool:
-    """Return whether a request asks for the health of the proxy."""
-    if head.method not in ("GET", "HEAD"):
-        return False
-    is_signed = bool(head.value("authorization")) or "Signature=" in (head.query or "")
-    return head.path == HEALTH_PATH or (head.path in MINIO_HEALTH_PATHS and not is_signed)
-
-
-def answer_health(
-    stream: ClientStream, record: RequestRecord, head: RequestHead, *, is_draining: bool, is_ready: bool = True
-) -> bool:
-    """Answer a question about health; return whether the connection can go on. MinIO's ask for nodes, but for /live.
-
-    Raises S3ErrorResponse: the process is on its way out or has no node, or the question has a body.
-    """
-    record.op = "Health"
-    if head.path in MINIO_HEALTH_PATHS and not is_ready and not head.path.endswith("/live"):
-        raise S3ErrorResponse(503, "ServiceUnavailable", "no endpoint is usable")
-    if is_draining:
-        raise S3ErrorResponse(503, "ServiceUnavailable", "this proxy is going out of service", closes=True)
-    if head.length != 0:
-        raise S3ErrorResponse(400, "InvalidRequest", "a question about health has no body", closes=True)
-    record.status = 200
-    closing = () if head.keep_alive else ("Connection: close",)
-    stream.write(own_answer(200, "text/plain", b"ok\n", *closing, has_body=head.method != "HEAD"))
-    return head.keep_alive
-
 
 BLANKS = b" \t\r\n"
 MAX_DOCUMENT_BYTES = 64 * 1024  # a longer one is passed on as it is

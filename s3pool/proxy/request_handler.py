@@ -12,15 +12,15 @@ from s3pool.errors import S3PoolError, TransportError
 from s3pool.model import Response
 from s3pool.pool.exchange import Answer, Exchange, NeedsThread
 from s3pool.pool.http1 import Head
-from s3pool.proxy.bodies import ClientBody
+from s3pool.proxy.bodies import ClientBody, LengthReader
 from s3pool.proxy.clients import client_of
-from s3pool.proxy.errors import ClientGoneError, S3ErrorResponse, unavailable
+from s3pool.proxy.errors import ClientGoneError, S3ErrorResponse, own_answer, unavailable
 from s3pool.proxy.forms import UploadForm
 from s3pool.proxy.forward import Attempts, Begun, NodeRequest, refusal_for
 from s3pool.proxy.gateway import Gateway
 from s3pool.proxy.limits import Rule, Ticket
 from s3pool.proxy.metrics import AccessLog, Metrics
-from s3pool.proxy.relay import WHOLE_BYTES, Relay, answer_head, answer_health, asks_for_health, refuse
+from s3pool.proxy.relay import WHOLE_BYTES, Relay, answer_head
 from s3pool.proxy.request import CLIENT_GONE, Index, RequestHead, RequestRecord, parse_head
 from s3pool.proxy.request_body import Admitted, RequestBody
 from s3pool.proxy.service import is_ready
@@ -31,7 +31,21 @@ logger = logging.getLogger(__name__)
 
 ERROR_STATUS = 400
 READS = frozenset({"GET", "HEAD"})
+DRAIN_BYTES = 64 * 1024  # an unread body up to this is read and dropped, to keep the connection
 NOTHING = RequestBody()  # of requests without a body; nobody writes to it
+
+
+HEALTH_PATH = "/-/healthz"  # no bucket's name begins with a hyphen
+# What mc ready and monitors of MinIO ask; signed, it is an object of the bucket "minio".
+MINIO_HEALTH_PATHS = frozenset(f"/minio/health/{word}" for word in ("live", "ready", "cluster", "cluster/read"))
+
+
+def asks_for_health(head: RequestHead) -> bool:
+    """Return whether a request asks for the health of the proxy."""
+    if head.method not in ("GET", "HEAD"):
+        return False
+    is_signed = bool(head.value("authorization")) or "Signature=" in (head.query or "")
+    return head.path == HEALTH_PATH or (head.path in MINIO_HEALTH_PATHS and not is_signed)
 
 
 class Host(Protocol):
@@ -222,8 +236,32 @@ class RequestHandler:
         return exc
 
     def _refuse(self, error: S3ErrorResponse) -> bool:
-        self.record.limited = error.limited or self.record.limited
-        return refuse(self._stream, self.record, self._head, self._load.reader, error, is_ending=self._host.is_draining)
+        """Answer with an S3 error; return whether the connection can go on."""
+        record, head = self.record, self._head
+        keep_alive = head is not None and head.keep_alive and not error.closes and not self._host.is_draining
+        keep_alive = keep_alive and self._drop_body()
+        record.limited = error.limited or record.limited
+        record.status, record.code, record.denied = error.status, error.code, error.reason
+        body = error.xml(head.path if head is not None else "", record.request_id)
+        lines = [f"x-amz-request-id: {record.request_id}", *(f"{name}: {value}" for name, value in error.fields)]
+        if not keep_alive:
+            lines.append("Connection: close")
+        elif head is not None and head.is_http_1_0:
+            lines.append("Connection: keep-alive")
+        has_body = head is None or head.method != "HEAD"
+        self._stream.write(own_answer(error.status, "application/xml", body, *lines, has_body=has_body))
+        return keep_alive
+
+    def _drop_body(self) -> bool:
+        """Discard a small unread body; return False when the connection must close."""
+        head, reader = self._head, self._load.reader
+        if head is None or head.length == 0:
+            return True
+        if reader is None and head.length is not None and not head.expects_continue:
+            reader = LengthReader(self._stream, head.length)
+        if not isinstance(reader, LengthReader) or reader.left > DRAIN_BYTES:
+            return reader is not None and reader.is_done
+        return not reader.left or self._stream.drop(reader)
 
     def _parse(self) -> RequestHead:
         self._head = head = parse_head(self._block, self._look_for_client)
@@ -265,8 +303,19 @@ class RequestHandler:
         return self._node_request
 
     def _answer_health(self, head: RequestHead) -> bool:
-        usable = is_ready(self._host.gateway.forwarder.transport.balancer.nodes)
-        return answer_health(self._stream, self.record, head, is_draining=self._host.is_draining, is_ready=usable)
+        """Answer a question about this process's health; MinIO's ask for a usable node, too, but for /live."""
+        self.record.op = "Health"
+        asks_for_nodes = head.path in MINIO_HEALTH_PATHS and not head.path.endswith("/live")
+        if asks_for_nodes and not is_ready(self._gateway.forwarder.transport.balancer.nodes):
+            raise S3ErrorResponse(503, "ServiceUnavailable", "no endpoint is usable")
+        if self._host.is_draining:
+            raise S3ErrorResponse(503, "ServiceUnavailable", "this proxy is going out of service", closes=True)
+        if head.length != 0:
+            raise S3ErrorResponse(400, "InvalidRequest", "a question about health has no body", closes=True)
+        self.record.status = 200
+        closing = () if head.keep_alive else ("Connection: close",)
+        self._stream.write(own_answer(200, "text/plain", b"ok\n", *closing, has_body=head.method != "HEAD"))
+        return head.keep_alive
 
     def _serve(self) -> bool:
         head = self._head or self._parse()

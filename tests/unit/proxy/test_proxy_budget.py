@@ -12,7 +12,8 @@ import pytest
 from s3pool.proxy import limits
 from s3pool.proxy.bodies import Buffers, ClientBody
 from s3pool.proxy.errors import ClientGoneError
-from s3pool.proxy.limits import LEAST_RETRIES, ByteBudget, FairSlots, RetryBudget, RetryToken
+from s3pool.proxy.forward import ProxyRequest
+from s3pool.proxy.limits import LEAST_RETRIES, ByteBudget, FairSlots, RetryBudget
 
 
 def test_bytes_are_there_once() -> None:
@@ -32,11 +33,11 @@ def test_share_of_second_tries(requests: int, share: float, allowed: int) -> Non
     budget = RetryBudget(share, lambda: slots.taken)
     for _ in range(requests):
         slots.claim("client")
-    slips = [RetryToken(budget) for _ in range(requests)]
+    waiting = [ProxyRequest("GET", "/b/k", "GetObject", budget=budget) for _ in range(requests)]
 
     begun = 0
-    while budget.admits and begun < requests:
-        slips[begun].note_retry()
+    while begun < requests and waiting[begun].may_retry():
+        waiting[begun].note_retry()
         begun += 1
 
     assert min(allowed, requests) == begun
@@ -46,12 +47,12 @@ def test_share_of_second_tries(requests: int, share: float, allowed: int) -> Non
 def test_place_is_free_again_after_the_answer() -> None:
     """And a third try of the same request takes no second place."""
     budget = RetryBudget(0.2, lambda: 0)
+    request = ProxyRequest("GET", "/b/k", "GetObject", budget=budget)
 
-    slip = RetryToken(budget)
-    slip.note_retry()
-    slip.note_retry()
+    request.note_retry()
+    request.note_retry()
     during = budget.retrying
-    slip.end()
+    request.end()
 
     assert (1, 0) == (during, budget.retrying)
 

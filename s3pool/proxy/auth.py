@@ -30,7 +30,7 @@ from s3pool.units import parse_http_date
 MAX_SKEW_S = 15 * 60  # what AWS and RGW allow
 KEY_CACHE_SIZE = 1024
 PROOFS = 1024
-HEX_HASH = re.compile(r"[0-9a-f]{64}")
+HEX_HASH = re.compile(r"[0-9a-f]{64}")  # a signature looks like one
 SIGNED_STREAM = "STREAMING-AWS4-HMAC-SHA256-PAYLOAD"
 SIGNED_STREAM_TRAILER = "STREAMING-AWS4-HMAC-SHA256-PAYLOAD-TRAILER"
 UNSIGNED_STREAM_TRAILER = "STREAMING-UNSIGNED-PAYLOAD-TRAILER"
@@ -294,8 +294,9 @@ def check_token(client: Client, token: str) -> None:
         raise forbidden("InvalidToken", "the session token is not known here", reason="token")
 
 
+# -- what a request claims -------------------------------------------------------------------
+
 MAX_CREDENTIAL_LENGTH = 512
-HEX_SIGNATURE = re.compile(r"[0-9a-f]{64}")
 TIMESTAMP_LENGTH = 16
 SIGNED_NAMES = re.compile(r"[0-9a-z-]+(?:;[0-9a-z-]+)*")
 TIMESTAMP = re.compile(r"[0-9]{8}T[0-9]{4}[0-5][0-9]Z")
@@ -362,7 +363,7 @@ def make_claim(
     if not is_text or len(parts) != 5 or parts[3:] != ["s3", "aws4_request"] or not parts[0]:
         raise malformed("the credential's scope must be date/region/s3/aws4_request")
     is_list = SIGNED_NAMES.fullmatch(signed_headers) is not None and signed == tuple(sorted(set(signed)))
-    if not is_list or HEX_SIGNATURE.fullmatch(claimed) is None:
+    if not is_list or HEX_HASH.fullmatch(claimed) is None:
         raise malformed("the signature or the list of signed headers is malformed")
     access_key, date, region = parts[:3]
     if malformed is malformed_query and date != timestamp[:8]:

@@ -29,7 +29,7 @@ SIGNED_PARAMETERS = word_set(
     "website"
 )
 # Version 2 does not know these either, and they only say how much is listed. Whatever else stands in a query,
-# anybody can have added, and some node may apply_snapshot it.
+# anybody can have added, and some node may obey it.
 HARMLESS = frozenset(word for _, allowed in EXACT_QUERIES.values() for word in allowed.split())
 COVERED = SIGNED_PARAMETERS | V2_PARAMETERS | HARMLESS | {"list-type", "select-type", "x-id"}
 V2_HEADERS = frozenset({"content-type", "content-md5"})

@@ -250,7 +250,7 @@ class AwsChunkedReader:
         self._buffer.extend(bytes(count))
 
     def release(self) -> None:
-        """Return the memory back; harmless when called twice."""
+        """Free the memory; harmless when called twice."""
         if self._memory is not None:
             self._memory.give_back(self._reserved)
         self._reserved, self._chunk, self._buffer = 0, memoryview(b""), bytearray()

@@ -1,4 +1,4 @@
-"""The access keys that clients may use, what each may do, and how much: the limits of keys and buckets."""
+"""Who clients are: the keys that they may use and what for, and their addresses behind balancers."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from s3pool.model import Endpoint, Response
 from s3pool.proxy.auth import HEADER_V4
 from s3pool.proxy.errors import ClientGoneError, S3ErrorResponse, forbidden, not_implemented, unavailable
 from s3pool.proxy.forward import Attempts, Fields, Forwarder, NodeRequest
-from s3pool.proxy.operations import classify
+from s3pool.proxy.operations import COPY_SOURCE, RENAME_SOURCE, V2_PARAMETERS, classify
 from s3pool.proxy.request import RequestHead, Target, read_target
 from s3pool.proxy.request_body import Admitted
 from s3pool.s3.documents import parse_versioning
@@ -49,8 +49,7 @@ def kind_of(headers: Mapping[str, str]) -> str:
 
 # All that a list of buckets is asked with. RGW takes a request to / with others for IAM, STS or its usage report.
 SERVICE_PARAMETERS = frozenset(
-    {"prefix", "max-buckets", "continuation-token", "bucket-region", "x-id", "events", "suffix", "ping"}
-    | {"AWSAccessKeyId", "Signature", "Expires"}
+    {"prefix", "max-buckets", "continuation-token", "bucket-region", "x-id", "events", "suffix", "ping"} | V2_PARAMETERS
 )
 
 
@@ -103,7 +102,6 @@ class UploadMap:
 
 
 OK, NOT_FOUND, PRECONDITION_FAILED, NOT_MODIFIED = 200, 404, 412, 304
-COPY_SOURCE = "x-amz-copy-source"
 SOURCE_PREFIX = f"{COPY_SOURCE}-"
 SOURCE_CONDITIONS = frozenset(
     f"{SOURCE_PREFIX}if-{name}" for name in ("match", "none-match", "modified-since", "unmodified-since")
@@ -129,12 +127,12 @@ IGNORED: Mapping[str, Mapping[str, frozenset[str]]] = {
 _DELETE_CONDITIONS = frozenset(
     {"x-amz-if-match-size", "x-amz-if-match-last-modified-time", "x-amz-if-match-initiated-time"}
 )
-_OFFSET, _RENAME = "x-amz-write-offset-bytes", "x-amz-rename-source"
+_OFFSET = "x-amz-write-offset-bytes"
 UNCHECKED: Mapping[str, frozenset[str]] = {
-    RGW: _DELETE_CONDITIONS | {_OFFSET, _RENAME},
-    SEAWEED: _DELETE_CONDITIONS | {_OFFSET, _RENAME},
-    MINIO: _DELETE_CONDITIONS | {_RENAME},
-    VERSITYGW: frozenset({_OFFSET, _RENAME}),
+    RGW: _DELETE_CONDITIONS | {_OFFSET, RENAME_SOURCE},
+    SEAWEED: _DELETE_CONDITIONS | {_OFFSET, RENAME_SOURCE},
+    MINIO: _DELETE_CONDITIONS | {RENAME_SOURCE},
+    VERSITYGW: frozenset({_OFFSET, RENAME_SOURCE}),
     UNKNOWN: frozenset(),
     AMAZON: frozenset(),
 }

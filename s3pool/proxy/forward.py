@@ -245,7 +245,7 @@ class ProxyRequest(Request):
             self.budget.change(1)
 
     def end(self) -> None:
-        """Give the place back, once there is an answer."""
+        """Free the place, once there is an answer."""
         if self.attempts.is_retrying:
             self.attempts.is_retrying = False
             self.budget.change(-1)

@@ -1,4 +1,4 @@
-"""What is told of requests: metrics, the numbers of the stats page, the access log, and less of equal log lines.
+"""What is told of requests: metrics, their last ten minutes, the access log, and less of equal log lines.
 
 prometheus-client is imported when the proxy starts. Several processes share its files in one directory.
 """
@@ -374,17 +374,11 @@ def limit_log() -> None:
 
 
 Record = Mapping[str, Any]
-
 Sums = Mapping[str, tuple[float, ...]]
-
 Points = list[tuple[float, float | None]]  # seconds ago, and the value then where there is one
-
 EVERY_S = 10.0
-
 SAMPLES = 60
-
 SPAN_S = EVERY_S * SAMPLES
-
 POOL = ""  # the sums of all requests, beside those of each endpoint
 
 

@@ -21,6 +21,12 @@ from s3pool.record import dataclass
 from s3pool.s3.signing import UNRESERVED
 from s3pool.units import word_set
 
+# The query parameters that carry a signature; they never reach a node.
+V4_PARAMETERS = word_set(
+    "X-Amz-Algorithm X-Amz-Credential X-Amz-Date X-Amz-Expires X-Amz-SignedHeaders X-Amz-Signature X-Amz-Security-Token"
+)
+V2_PARAMETERS = frozenset({"AWSAccessKeyId", "Signature", "Expires"})
+COPY_SOURCE, RENAME_SOURCE, REDIRECT = "x-amz-copy-source", "x-amz-rename-source", "x-amz-website-redirect-location"
 UPLOADS = frozenset({"PutObject", "PostObject"})
 _BUCKET_WORDS = {"PUT": "CreateBucket", "DELETE": "DeleteBucket", "HEAD": "HeadBucket"}
 _OBJECT_WORDS = {"GET": "GetObject", "HEAD": "HeadObject", "PUT": "PutObject", "DELETE": "DeleteObject"}
@@ -107,12 +113,11 @@ _EXACT_SUBRESOURCES = {
 }
 BUCKET_PARAMETERS = frozenset({"id", "withUpdatedAt"})  # the second is minio-go's, of a lifecycle
 # In the query of every operation: what says who signed it, and what has no meaning.
-_ANYWHERE = frozenset({"x-id", "AWSAccessKeyId", "Signature", "Expires"})
-_REPEATABLE = "events"
+_ANYWHERE = V2_PARAMETERS | {"x-id"}
 # Headers that turn one operation into another.
 DECIDING_HEADERS = {
-    "x-amz-copy-source": frozenset({"CopyObject", "UploadPartCopy"}),
-    "x-amz-rename-source": frozenset(),
+    COPY_SOURCE: frozenset({"CopyObject", "UploadPartCopy"}),
+    RENAME_SOURCE: frozenset(),
     "x-amz-write-offset-bytes": frozenset({"AppendObject"}),
     "x-amz-meta-snowball-auto-extract": frozenset(),
 }
@@ -150,7 +155,7 @@ def classify(
 ) -> S3Operation:
     """Return the operation; ``query`` and ``headers`` hold names, headers' in lower case."""
     names = KNOWN_PARAMETERS.intersection(query) if query else NO_NAMES
-    copies, appends = "x-amz-copy-source" in headers, "x-amz-write-offset-bytes" in headers
+    copies, appends = COPY_SOURCE in headers, "x-amz-write-offset-bytes" in headers
     return _operation(method, names, (bucket != "", key != "", copies, appends, is_form))
 
 
@@ -253,7 +258,7 @@ def _is_exact(
     return (
         needed.issubset(query)
         and allowed.issuperset(query)
-        and all(query.count(name) == 1 or name == _REPEATABLE for name in query)
+        and all(query.count(name) == 1 or name == NOTIFICATIONS for name in query)
         and values.get("list-type", "2") == "2"
         and values.get("select-type", "2") == "2"
         and re.fullmatch("[A-Za-z0-9._-]*", values.get("id", "")) is not None
@@ -275,16 +280,6 @@ def _exact_query(
     return needed, needed | (frozenset({"versionId"}) if key else BUCKET_PARAMETERS)
 
 
-# The query parameters that carry a signature; they never reach a node.
-V4_PARAMETERS = word_set(
-    "X-Amz-Algorithm X-Amz-Credential X-Amz-Date X-Amz-Expires X-Amz-SignedHeaders X-Amz-Signature X-Amz-Security-Token"
-)
-
-
-V2_PARAMETERS = frozenset({"AWSAccessKeyId", "Signature", "Expires"})
-
-
-COPY_SOURCE, RENAME_SOURCE, REDIRECT = "x-amz-copy-source", "x-amz-rename-source", "x-amz-website-redirect-location"
 NAMING_HEADERS = frozenset({COPY_SOURCE, RENAME_SOURCE, REDIRECT})
 REDIRECTS = ("/", "http://", "https://")
 # What servers give as names of versions and uploads; versitygw makes paths of files of them.

@@ -150,7 +150,7 @@ class Proxy:
             self.server.tls = tls
 
     def drain(self, *, is_urgent: Callable[[], bool] = lambda: False) -> bool:
-        """End: no new connections, running requests finish; say whether all did."""
+        """Take no new connections, let running requests finish, and return whether all did."""
         self.is_draining = True
         return self.server is None or self.server.drain(is_urgent=is_urgent)
 

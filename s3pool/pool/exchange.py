@@ -277,9 +277,8 @@ class Exchange:
         if self.is_over:
             return
         connection, node = self.connection, self.node
-        node.counters.add(
-            sent=connection.bytes_sent - self.sent_before, received=connection.bytes_received - self.received_before
-        )
+        sent, received = connection.bytes_sent - self.sent_before, connection.bytes_received - self.received_before
+        node.counters.add(bytes_sent=sent, bytes_received=received)
         node.waiting.discard(self)
         self._end(reusable=reusable)
 

@@ -119,20 +119,12 @@ class NodeCounters:
         self.last_error = ""
         self.failure_kinds: Counter[str] = Counter()
 
-    def add(
-        self, *, requests: int = 0, retries: int = 0, hedges: int = 0, throttled: int = 0, timed: int = 0,
-        seconds: float = 0.0, sent: int = 0, received: int = 0,
-    ) -> None:  # fmt: skip
+    def add(self, **counts: float) -> None:
         """Add to the counts; so many ``timed`` answers took ``seconds`` from the request's first byte to the head."""
+        values = self.__dict__
         with self._lock:
-            self.requests += requests
-            self.retries += retries
-            self.hedges += hedges
-            self.throttled += throttled
-            self.timed += timed
-            self.seconds += seconds
-            self.bytes_sent += sent
-            self.bytes_received += received
+            for name, count in counts.items():
+                values[name] += count
 
     def add_failure(self, kind: str, message: str) -> None:
         """Count a failed attempt under its kind (``connect``, ``timeout``, ``http 500``, ...)."""
@@ -357,7 +349,7 @@ class Node:
             self.latency_s = _moved(self.latency_s, ended.seconds / count, count)
             if ended.reads:
                 self.read_s = _moved(self.read_s, ended.read_seconds / ended.reads, ended.reads)
-        self.counters.add(timed=count, seconds=ended.seconds, sent=ended.sent, received=ended.received)
+        self.counters.add(timed=count, seconds=ended.seconds, bytes_sent=ended.sent, bytes_received=ended.received)
 
     def note_begun(self, count: int) -> None:
         """Note first tries that were sent over open connections."""

@@ -402,11 +402,8 @@ def build_complete(
 
 def build_create_bucket(region: str) -> bytes:
     """Write where a new bucket shall be; nothing for us-east-1, which S3 takes only unnamed."""
-    if region in ("", "us-east-1"):
-        return b""
-    return build_document(
-        "CreateBucketConfiguration", [f"<LocationConstraint>{escape_text(region)}</LocationConstraint>"]
-    )
+    place = f"<LocationConstraint>{escape_text(region)}</LocationConstraint>"
+    return b"" if region in ("", "us-east-1") else build_document("CreateBucketConfiguration", [place])
 
 
 def build_versioning(*, enabled: bool) -> bytes:

@@ -19,11 +19,11 @@ BUDGETS: list[tuple[tuple[str, ...], int]] = [
     (("--help",), 16),
     (("ls", "--help"), 27),
     (("proxy", "--help"), 21),
-    (("stat", "s3/bucket/one"), 59),
-    (("ls", "s3/bucket"), 67),
-    (("cp", "small", "s3/bucket/up"), 115),
-    (("cp", "s3/bucket/one", "down"), 115),
-    (("sync", "tree", "s3/bucket/tree/"), 138),
+    (("stat", "s3/bucket/one"), 46),
+    (("ls", "s3/bucket"), 50),
+    (("cp", "small", "s3/bucket/up"), 80),
+    (("cp", "s3/bucket/one", "down"), 80),
+    (("sync", "tree", "s3/bucket/tree/"), 92),
 ]
 # Whole rooms that are of no use to the command.
 NEVER_OF_OURS: dict[str, tuple[str, ...]] = {

@@ -181,10 +181,7 @@ class ConnectionPool:
         try:
             kept = None if fresh or self._opens_another() else self._idle_connection(max_idle_s)
             connection = kept or self._connect(timeout_s)
-            if kept is None:
-                self.counts.add("new")
-            else:
-                self.counts.add("reused")
+            self.counts.add("new" if kept is None else "reused")
             return connection
         except BaseException:
             self._slots.put(None)
@@ -316,10 +313,7 @@ class ConnectionPool:
             if limit_s < idle_s <= self.settings.max_idle_s:
                 self._idle.append(connection)  # too old for this caller, not for others; those below are older still
                 return None
-            if connection.has_bytes():
-                self.counts.add("unasked")
-            else:
-                self.counts.add("stale")
+            self.counts.add("unasked" if connection.has_bytes() else "stale")
             connection.close()
         return None
 
@@ -328,14 +322,11 @@ class ConnectionPool:
         started = time.monotonic()
         try:
             sock = factory.open_connection(timeout_s).sock
-        except NameResolutionError as exc:
-            raise self._connect_error("the host name is unknown") from exc
         except NewConnectionError as exc:  # before its parent, ConnectTimeoutError
-            raise self._connect_error(_connect_reason(exc)) from exc
-        except ConnectTimeoutError as exc:
-            raise self._late_error(timeout_s) from exc
-        except TimeoutError as exc:  # in the middle of a TLS handshake
-            raise self._late_error(timeout_s) from exc
+            is_unknown = isinstance(exc, NameResolutionError)
+            raise self._connect_error("the host name is unknown" if is_unknown else _connect_reason(exc)) from exc
+        except (ConnectTimeoutError, TimeoutError) as exc:  # this one in the middle of a TLS handshake
+            raise self._connect_error(f"no connection within {timeout_s:g} s", is_late=True) from exc
         except (BaseSSLError, Urllib3TLSError) as exc:
             raise TLSError(f"{self.endpoint}: {_tls_reason(exc)}", endpoint=str(self.endpoint)) from exc
         except (OSError, Urllib3Error) as exc:
@@ -350,17 +341,10 @@ class ConnectionPool:
             return ForwardedConnection(sock, proxy, endpoint=endpoint, throttle=self._throttle)
         return NodeConnection(sock, endpoint=endpoint, tls_version=tls_version, throttle=self._throttle)
 
-    def _late_error(self, timeout_s: float) -> ConnectError:
-        message = f"{self._place}: no connection within {timeout_s:g} s"
-        return ConnectError(message, endpoint=str(self.endpoint), is_late=True)
-
-    def _connect_error(self, why: str) -> ConnectError:
-        return ConnectError(f"{self._place}: {why}", endpoint=str(self.endpoint))
-
-    @property
-    def _place(self) -> str:
+    def _connect_error(self, why: str, *, is_late: bool = False) -> ConnectError:
         proxy = self.settings.http_proxy
-        return f"{self.endpoint} through the proxy {proxy}" if proxy else str(self.endpoint)
+        place = f"{self.endpoint} through the proxy {proxy}" if proxy else str(self.endpoint)
+        return ConnectError(f"{place}: {why}", endpoint=str(self.endpoint), is_late=is_late)
 
     def _make_factory(self) -> PlainPool | TLSPool:
         with self._lock:
@@ -408,11 +392,8 @@ def make_tls_context(settings: ConnectionSettings) -> ssl.SSLContext:
         try:
             context.load_cert_chain(settings.client_cert, settings.client_key or None, password="")
         except OSError as exc:
-            why = (
-                exc.strerror
-                if not isinstance(exc, ssl.SSLError)
-                else exc.reason or "it is no PEM, or the key is missing"
-            )
+            is_no_file = not isinstance(exc, ssl.SSLError)
+            why = exc.strerror if is_no_file else getattr(exc, "reason", "") or "it is no PEM, or the key is missing"
             raise ConfigError(f"cannot use the client certificate {settings.client_cert}: {why}") from exc
     if settings.insecure:
         context.check_hostname = False

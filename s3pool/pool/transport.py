@@ -90,9 +90,8 @@ class Transport:
         ``check`` raises for an error answer and may preload the body, so that a body cut short is asked for again.
         ``only`` keeps every try on one endpoint.
 
-        Raises S3Error: the storage answered with an error that a repetition cannot mend. NoEndpointError: no endpoint
-        gave an answer. TransportError: the answer was lost and the request must not be repeated. IntegrityError: its
-        body changed.
+        Raises S3Error: no repetition mends what the storage answered. NoEndpointError: no endpoint gave an answer.
+        TransportError: the answer was lost, and the request must not be repeated. IntegrityError: its body changed.
         """
         return self.finish(self.attempt(request, check, only=only))
 

@@ -53,17 +53,11 @@ IGNORED = {
     "Owner": f"<ID>{PLAIN}</ID><DisplayName>{PLAIN}</DisplayName>",
     "Type": PLAIN,
 }
-# For each kind of block the children that it must have, and those that it may have.
+# For each kind of block the children that it must have, and those that it may have beside them.
 CHILDREN = {
-    "Contents": ({"Key", "LastModified", "Size"}, {"Key", "LastModified", "Size", "ETag", "StorageClass", *IGNORED}),
-    "Version": (
-        {"Key", "LastModified", "Size", "VersionId", "IsLatest"},
-        {"Key", "LastModified", "Size", "VersionId", "IsLatest", "ETag", "StorageClass", *IGNORED},
-    ),
-    "DeleteMarker": (
-        {"Key", "LastModified", "VersionId", "IsLatest"},
-        {"Key", "LastModified", "VersionId", "IsLatest", "Owner", "Type"},
-    ),
+    "Contents": ({"Key", "LastModified", "Size"}, {"ETag", "StorageClass", *IGNORED}),
+    "Version": ({"Key", "LastModified", "Size", "VersionId", "IsLatest"}, {"ETag", "StorageClass", *IGNORED}),
+    "DeleteMarker": ({"Key", "LastModified", "VersionId", "IsLatest"}, {"Owner", "Type"}),
 }
 DEFAULTS = {"ETag": b"", "IsLatest": b"true", "Size": b"0", "StorageClass": b"STANDARD", "VersionId": b""}
 NEVER_IN_KEYS = bytes(range(ord(" "))) + b"<>"
@@ -109,8 +103,8 @@ class RowTemplate:
     def is_known(self) -> bool:
         """Whether the children are all known, each once, and none that is needed is missing."""
         names = {child.name for child in self.children}
-        needed, allowed = CHILDREN[self.tag]
-        return needed <= names <= allowed and len(names) == len(self.children)
+        needed, others = CHILDREN[self.tag]
+        return needed <= names <= needed | others and len(names) == len(self.children)
 
     @property
     def pattern(self) -> str:

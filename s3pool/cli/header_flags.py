@@ -20,27 +20,17 @@ from s3pool.units import parse_http_date, parse_time_or_age, word_set
 
 # Source: Amazon S3 API Reference, "Canned ACL" and "PutObject".
 CANNED_ACLS = (
-    "private",
-    "public-read",
-    "public-read-write",
-    "authenticated-read",
-    "aws-exec-read",
-    "bucket-owner-read",
-    "bucket-owner-full-control",
-    "log-delivery-write",
+    *("private", "public-read", "public-read-write", "authenticated-read", "aws-exec-read"),
+    *("bucket-owner-read", "bucket-owner-full-control", "log-delivery-write"),
 )
 ENCRYPTIONS = ("AES256", "aws:kms", "aws:kms:dsse")
 KMS_KEY = "aws:kms:"
 # Codes with which servers refuse a storage class, an encryption or an ACL that they do not know.
 REFUSALS_OF_VALUES = frozenset(("InvalidArgument", "InvalidRequest", "InvalidStorageClass", "NotImplemented"))
 # Headers that have a flag: --metadata with one of these names would not set the header.
+_ALIKE = ("content-type", "cache-control", "content-encoding", "content-disposition", "content-language", "expires")
 SYSTEM_HEADERS = {
-    "content-type": "--content-type",
-    "cache-control": "--cache-control",
-    "content-encoding": "--content-encoding",
-    "content-disposition": "--content-disposition",
-    "content-language": "--content-language",
-    "expires": "--expires",
+    **{name: f"--{name}" for name in _ALIKE},
     "x-amz-website-redirect-location": "--website-redirect",
     "x-amz-storage-class": "--storage-class",
     "x-amz-acl": "--acl",

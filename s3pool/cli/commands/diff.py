@@ -28,19 +28,12 @@ from s3pool.transfer.walk import LINK_RULES, LINKS_FILES
 
 EXAMPLES = ("diff /var/lib/app s3/backup/app", "diff s3/photos s3/photos --source-profile old")
 
-WORDS = {
-    SAME: "the same",
-    DIFFERENT: "different",
-    ONLY_FIRST: "only in the first",
-    ONLY_SECOND: "only in the second",
-    UNKNOWN: "not to be told apart without --download",
-}
-STATES = {
-    SAME: "same",
-    DIFFERENT: "different",
-    ONLY_FIRST: "only_first",
-    ONLY_SECOND: "only_second",
-    UNKNOWN: "unknown",
+NAMES = {  # of the signs, in records and in the summary
+    SAME: ("same", "the same"),
+    DIFFERENT: ("different", "different"),
+    ONLY_FIRST: ("only_first", "only in the first"),
+    ONLY_SECOND: ("only_second", "only in the second"),
+    UNKNOWN: ("unknown", "not to be told apart without --download"),
 }
 IS_ABSENT = "absent"  # from the other side
 
@@ -130,7 +123,7 @@ class _Comparison:
         self._first, self._second, self._comparer = first, second, comparer
         self._ctx, self._args = ctx, ctx.args
         self._shows_same = shows_same
-        self._counts = dict.fromkeys(WORDS, 0)
+        self._counts = dict.fromkeys(NAMES, 0)
         self._codes: list[int] = []
         self._failed = 0
         self._problems: deque[Problem] = deque()
@@ -236,7 +229,7 @@ class _Comparison:
             return
         if out.json:
             first, second = self._first.text(name), self._second.text(name)
-            out.record({"type": STATES[sign], "name": name, "first": first, "second": second, "by": by})
+            out.record({"type": NAMES[sign][0], "name": name, "first": first, "second": second, "by": by})
             return
         why = f"  ({by})" if self._args.long else ""
         shown = out.escape(name or (self._first.text("") if self._first.is_one else "./"))
@@ -251,10 +244,10 @@ class _Comparison:
         raise NotFoundError(404, "NoSuchKey", detail=detail, resource=prefix.text, op="ListObjects")
 
     def _summarize(self) -> None:
-        counts = {STATES[sign]: count for sign, count in self._counts.items()}
-        words = [f"{count} {WORDS[sign]}" for sign, count in self._counts.items() if count or sign in (SAME, DIFFERENT)]
+        counts = self._counts.items()
+        words = [f"{count} {NAMES[sign][1]}" for sign, count in counts if count or sign in (SAME, DIFFERENT)]
         words += [f"{self._failed} failed"] if self._failed else []
-        fields = {**counts, "failed": self._failed}
+        fields = {**{NAMES[sign][0]: count for sign, count in counts}, "failed": self._failed}
         print_summary(fields, self._ctx, text=f"s3pool: {', '.join(words)}")
 
     def _exit_code(self) -> int:

@@ -214,10 +214,6 @@ class RequestHandler:
         """Return the access key, or the client's address for an anonymous request."""
         return self.record.access_key or f"@{self.record.client}"
 
-    def _take_slot(self) -> None:
-        slots, patience_s = self._gateway.forwarder.slots, self._gateway.settings.slot_wait
-        self._slot_owner = slots.claim(self._owner, patience_s, look=self._look_for_client)
-
     def _leave(self) -> None:
         seat, self._slot_owner = self._slot_owner, ""
         if seat:
@@ -359,7 +355,8 @@ class RequestHandler:
         else:
             self._admit_within(self._rules)
             self._load = gateway.load(admitted, self._stream)
-        self._take_slot()
+        slots, patience_s = gateway.forwarder.slots, gateway.settings.slot_wait
+        self._slot_owner = slots.claim(self._owner, patience_s, look=self._look_for_client)
         return admitted, form
 
     def _serve_excess(self) -> bool:

@@ -62,8 +62,10 @@ class Listener(ThreadingHTTPServer):
             super().__init__(place, handler)
         except OSError as exc:
             raise ConfigError(f"cannot listen on {address}{whom}: {exc.strerror or exc}") from exc
-        host, port = self.server_address[:2]
-        self.address = address if address.path else Address(str(host), int(port))  # the port that it got
+        self.address = address
+        if not address.path:
+            host, port = self.server_address[:2]
+            self.address = Address(str(host), int(port))  # the port that it got
 
     def server_bind(self) -> None:
         """Bind without asking a name server for our own name."""

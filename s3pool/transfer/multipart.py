@@ -179,14 +179,13 @@ class MultipartUpload:
 
     def has(self, number: int, body: FileSlice) -> bool:
         """Return whether a part is there since an earlier run, with these very bytes."""
-        part = self._stored.get(number)
-        if part is None or part.size != body.length:
+        etag = self.stored_etag(number, body.length)
+        if not etag:
             return False
         digests = digest_body(body.feed, sign_payload=False, checksum=self.checksum)
-        if part.etag != digests.md5_hex:
-            return False
-        self._note(number, part.etag, part.size, digests)
-        return True
+        if etag == digests.md5_hex:
+            self._note(number, etag, body.length, digests)
+        return etag == digests.md5_hex
 
     def _note(self, number: int, etag: str, size: int, digests: BodyDigests) -> None:
         self._etags[number], self._sizes[number] = etag, size

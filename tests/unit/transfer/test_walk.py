@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -56,74 +57,48 @@ def test_filter_prunes_directories_that_cannot_matter(tmp_path: Path) -> None:
     assert [] == problems_of(walk)
 
 
-def test_links_to_files_are_followed_and_links_to_directories_reported(tmp_path: Path) -> None:
-    """The default takes what is certainly meant, and says what it leaves."""
-    make(tmp_path, "real/a")
-    (tmp_path / "file").symlink_to("real/a")
-    (tmp_path / "dir").symlink_to("real")
-
-    walk = Walk(str(tmp_path))
-
-    assert ["file", "real/a"] == names_of(walk)
-    assert ["dir/"] == [problem.relative for problem in problems_of(walk)]
-    assert isinstance(problems_of(walk)[0].error, RefusedError)
-
-
-def test_links_skip_leaves_all_links_without_a_word(tmp_path: Path) -> None:
-    """Who asks for it knows."""
-    make(tmp_path, "real/a")
-    (tmp_path / "file").symlink_to("real/a")
-    (tmp_path / "dir").symlink_to("real")
-
-    walk = Walk(str(tmp_path), links="skip")
-
-    assert ["real/a"] == names_of(walk)
-    assert [] == problems_of(walk)
-
-
-def test_links_follow_walks_into_directories_and_stops_at_loops(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("links", "names", "reported"),
+    [
+        ("files", ["file", "real/a"], ["dir/", "real/loop/"]),  # what is certainly meant, and what is left is told
+        ("skip", ["real/a"], []),  # who asks for it knows
+        ("follow", ["dir/a", "file", "real/a"], ["dir/loop/", "real/loop/"]),
+    ],
+)
+def test_links_are_taken_by_their_rule(tmp_path: Path, links: str, names: list[str], reported: list[str]) -> None:
     """A link to its own parent must not become forty levels of copies."""
     make(tmp_path, "real/a")
+    (tmp_path / "file").symlink_to("real/a")
     (tmp_path / "dir").symlink_to("real")
     (tmp_path / "real/loop").symlink_to("..")
 
-    walk = Walk(str(tmp_path), links="follow")
+    walk = Walk(str(tmp_path), links=links)
 
-    assert ["dir/a", "real/a"] == names_of(walk)
-    assert ["dir/loop/", "real/loop/"] == [problem.relative for problem in problems_of(walk)]
+    assert names == names_of(walk)
+    assert reported == [problem.relative for problem in problems_of(walk)]
+    assert {RefusedError} >= {type(problem.error) for problem in problems_of(walk)}
 
 
-def test_broken_link_is_reported_and_the_rest_goes_on(tmp_path: Path) -> None:
-    """One broken link must not stop a backup."""
+@pytest.mark.parametrize(
+    ("spoil", "kind", "words"),
+    [
+        (lambda path: os.symlink("nowhere", path), RefusedError, "is a broken link: skipped"),
+        (os.mkfifo, RefusedError, "is a pipe: skipped"),  # reading it would wait for ever
+        (lambda path: os.close(os.open(path + b"\xff", os.O_CREAT)), LocalFileError, "is not UTF-8"),
+    ],
+)
+def test_what_cannot_be_sent_is_told_and_the_rest_goes_on(
+    tmp_path: Path, spoil: Callable[[bytes], object], kind: type[Exception], words: str
+) -> None:
+    """One bad name must not stop a backup."""
     make(tmp_path, "a", "z")
-    (tmp_path / "broken").symlink_to("nowhere")
+    spoil(os.fsencode(tmp_path / "bad"))
 
     walk = Walk(str(tmp_path))
 
     assert ["a", "z"] == names_of(walk)
-    assert ["broken"] == [problem.relative for problem in problems_of(walk)]
-    assert isinstance(problems_of(walk)[0].error, RefusedError)
-
-
-def test_pipes_are_skipped_with_a_word(tmp_path: Path) -> None:
-    """Reading a pipe would wait for ever."""
-    os.mkfifo(tmp_path / "pipe")
-
-    problems = problems_of(Walk(str(tmp_path)))
-
-    assert ["a pipe"] == [problem.error.message.split(" is ")[1].split(":")[0] for problem in problems]
-
-
-def test_name_that_is_not_utf8_fails_alone(tmp_path: Path) -> None:
-    """No key can hold it; the others must not suffer."""
-    make(tmp_path, "a")
-    with open(os.path.join(os.fsencode(tmp_path), b"bad\xff"), "wb"):
-        pass
-
-    walk = Walk(str(tmp_path))
-
-    assert ["a"] == names_of(walk)
-    assert [LocalFileError] == [type(problem.error) for problem in problems_of(walk)]
+    (problem,) = problems_of(walk)
+    assert (kind, True) == (type(problem.error), words in problem.error.message)
 
 
 def test_missing_root_is_not_found(tmp_path: Path) -> None:

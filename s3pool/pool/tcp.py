@@ -312,11 +312,11 @@ class TcpStream:
             try:
                 self._push(send, size)
             except EarlyResponse as early:
-                errno_ = getattr(early.__cause__, "errno", None)
-                if errno_ in NO_SENDFILE and self.bytes_sent == sent_before:
-                    FileSlice(fd, offset=offset, length=count).feed(self.write)
+                done = self.bytes_sent - sent_before
+                if getattr(early.__cause__, "errno", None) in NO_SENDFILE:
+                    FileSlice(fd, offset=offset + done, length=count - done).feed(self.write)
                     return
-                os.pread(fd, 1, offset)  # raises an OSError where the file is to blame, and no connection
+                os.pread(fd, 1, offset + done)  # raises an OSError where the file is to blame, and no connection
                 raise
             offset += size
             count -= size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import threading
@@ -307,6 +308,44 @@ def test_a_file_slice_goes_out_byte_for_byte(
 
     assert b"H" + content[1000:2_501_000] == bytes(received)
     assert connection.bytes_sent == 2_500_001
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EINVAL])
+def test_a_file_that_fails_inside_a_block_is_read_where_it_failed(
+    pair: tuple[NodeConnection, socket.socket], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """A bad place in a file is the file's error, not the node's; without sendfile the rest goes out once."""
+    connection, theirs = pair
+    content = os.urandom(100_000)
+    path = tmp_path / "f"
+    path.write_bytes(content)
+    received = bytearray()
+    thread = _receive_all(theirs, received)
+    send, read = os.sendfile, os.pread
+
+    def send_half(out: int, fd: int, offset: int, count: int) -> int:
+        if offset >= 50_000:
+            raise OSError(number, os.strerror(number))
+        return send(out, fd, offset, min(count, 50_000 - offset))
+
+    def read_good(fd: int, count: int, offset: int) -> bytes:
+        if number == errno.EIO and offset >= 50_000:
+            raise OSError(number, os.strerror(number))
+        return read(fd, count, offset)
+
+    monkeypatch.setattr(os, "sendfile", send_half)
+    monkeypatch.setattr(os, "pread", read_good)
+
+    with path.open("rb") as file:
+        if number == errno.EIO:
+            with pytest.raises(OSError, match=os.strerror(number)):
+                connection.send(b"H", FileSlice(file.fileno(), length=100_000))
+        else:
+            connection.send(b"H", FileSlice(file.fileno(), length=100_000))
+    connection.close()
+    thread.join()
+
+    assert bytes(received) == b"H" + content[: 50_000 if number == errno.EIO else None]
 
 
 def test_a_file_that_shrinks_stops_the_request(pair: tuple[NodeConnection, socket.socket], tmp_path: Path) -> None:

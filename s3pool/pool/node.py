@@ -181,6 +181,8 @@ class CircuitBreaker:
 
     def claim(self, *, is_read: bool = True) -> bool:
         """Ask to send one request; in half-open state only one claim at a time is granted."""
+        if self.state is CLOSED:  # as for nearly every request: no lock for it
+            return True
         with self._lock:
             if self.state is CLOSED:
                 return True

@@ -137,3 +137,14 @@ def test_trial_that_showed_nothing_is_put_off() -> None:
 
     assert (True, "open", 1, clock.time + 5.0) == (granted, breaker.state, breaker.openings, breaker.open_until)
     assert "closed" == closed.state
+
+
+def test_requests_at_a_sound_node_wait_for_no_lock() -> None:
+    """All threads pass here with each request, and nothing changes by it."""
+    breaker, _ = _make()
+
+    breaker._lock = None  # type: ignore[assignment] # taking it is a TypeError
+    is_granted = breaker.claim()
+    breaker.report_success()
+
+    assert is_granted

@@ -301,12 +301,15 @@ class AccessLog:
 
     def __init__(self, path: str) -> None:
         self._path = path
+        # Held for one write: a pipe that is full takes a long line in pieces, and other lines between them.
+        self._lock = threading.Lock()
         self._fd = _open(path)
 
     def write(self, record: RequestRecord) -> None:
         """Append the line of one request by one write. On a full disk the line is lost."""
-        with suppress(OSError):
-            os.write(self._fd, _line(record))
+        line = _line(record)
+        with self._lock, suppress(OSError):
+            os.write(self._fd, line)
 
     def reopen(self) -> None:
         """Reopen the file after log rotation. Raises ConfigError: it cannot be opened; the old one stays."""

@@ -1,17 +1,19 @@
-"""What the proxy counts, and what Prometheus reads of it."""
+"""What the proxy counts, what Prometheus reads of it, and the lines of its log."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from s3pool.proxy.metrics import LATENCY_BUCKETS, Metrics, Samples, gauges
+from s3pool.proxy.metrics import LATENCY_BUCKETS, AccessLog, Metrics, Samples, gauges
 from s3pool.proxy.request import RequestRecord
 from tests.support.manual import MAN
 
@@ -197,3 +199,30 @@ def test_metric_without_a_sample_is_announced() -> None:
     text = Metrics().render({"endpoint_failures": nothing}).decode()
 
     assert "# TYPE s3pool_proxy_endpoint_failures_total counter\n" in text
+
+
+LINES_EACH, LONG = 100, 7000  # longer than what a pipe takes at once, whatever others write
+
+
+def test_lines_stay_whole_in_a_full_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pipe takes what is longer than a page in pieces, and would take other threads' lines between them."""
+    coming, going = os.pipe()
+    monkeypatch.setattr(os, "dup", lambda _: going)
+    log = AccessLog("-")
+
+    def write(name: str) -> None:
+        for _ in range(LINES_EACH):
+            record = RequestRecord("127.0.0.1", 0.0)
+            record.bucket = name * LONG
+            log.write(record)
+
+    threads = [threading.Thread(target=write, args=(name,)) for name in "abcd"]
+    for thread in threads:
+        thread.start()
+    with open(coming, "rb", buffering=LONG // 2) as file:
+        lines = [json.loads(file.readline())["bucket"] for _ in range(LINES_EACH * len(threads))]
+    for thread in threads:
+        thread.join()
+    log.close()
+
+    assert sorted(name * LONG for name in "abcd" * LINES_EACH) == sorted(lines)

@@ -1,21 +1,30 @@
-"""sync and mirror with --watch: a whole pass, and then one over what has changed, until a signal ends it."""
+"""sync and mirror with --watch: a whole pass, then one over what has changed, until a signal ends it.
+
+What changes below a directory the system tells (Linux; inotify by way of libc).
+"""
 
 from __future__ import annotations
 
 import argparse
+import ctypes
+import errno
+import os
+import select
+import struct
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 from s3pool.cli.context import Context
-from s3pool.errors import LocalNotFoundError, S3PoolError, UsageError
+from s3pool.errors import LocalFileError, LocalNotFoundError, S3PoolError, UsageError
+from s3pool.interrupts import LOOK_FOR_SIGNALS_S
 from s3pool.record import replace
 from s3pool.sync.compare import UPLOAD
-from s3pool.sync.inotify import TreeWatch
 from s3pool.sync.job import ChangedNames, Report, Situation, SyncOptions
 from s3pool.sync.pair import SyncPair, lock_pair
 from s3pool.transfer.tasks import Outcome
-from s3pool.transfer.walk import LocalFiles, Walk
+from s3pool.transfer.walk import LINKS_FOLLOW, LocalFiles, Walk
 
 FIRST_RETRY_S, LONGEST_RETRY_S = 2.0, 60.0
 GUARDED_S = 600.0  # deletes of so long are judged together, as those of one run
@@ -141,3 +150,161 @@ class TreeWatcher:
 
     def wait_for_deletes(self) -> None:
         """Go on: there is nobody to wait for."""
+
+
+# -- what the system tells ------------------------------------------------------------------
+
+# Source: inotify(7), <sys/inotify.h>.
+CLOSE_WRITE, MOVED_FROM, MOVED_TO, CREATE, DELETE, MOVE_SELF = 0x8, 0x40, 0x80, 0x100, 0x200, 0x800
+Q_OVERFLOW, IGNORED, ONLYDIR, IS_DIRECTORY = 0x4000, 0x8000, 0x1000000, 0x40000000
+WATCHED = CLOSE_WRITE | MOVED_FROM | MOVED_TO | CREATE | DELETE | MOVE_SELF | ONLYDIR
+EVENT = struct.Struct("iIII")
+READ_BYTES = 256 * 1024
+QUIET_S, LONGEST_S = 0.1, 0.5  # changes are told when none came for so long, or after so long
+HINTS = {errno.ENOSPC: "; raise fs.inotify.max_user_watches", errno.EMFILE: "; raise fs.inotify.max_user_instances"}
+MOST_CHANGES = 5000  # of more than these nobody asks one by one
+
+
+class TreeWatch:
+    """Watches a tree from the moment it is made; directories that come later are watched as well.
+
+    A file has changed when who wrote it closes it. ``may_contain`` tells which directories matter.
+    """
+
+    def __init__(self, root: str, *, links: str, may_contain: Callable[[str], bool]) -> None:
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        if not hasattr(self._libc, "inotify_init1"):
+            raise UsageError("--watch needs inotify, which this system does not have; start sync again by a timer")
+        self._root = os.fsencode(root or ".")
+        self._follows = links == LINKS_FOLLOW
+        self._may_contain = may_contain
+        self._fd = -1
+        self._begin()
+
+    def close(self) -> None:
+        """End watching."""
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd = -1
+
+    def wait(self, timeout_s: float | None) -> set[str] | None:
+        """Return the names that changed, those of directories with a slash for all that is in them.
+
+        None is everything: the system forgot some, they are too many, or a file of several names was written. Nothing
+        changed when the set is empty, after ``timeout_s``.
+
+        Raises LocalNotFoundError: the tree itself is gone.
+        """
+        changed: set[str] = set()
+        ends = None if timeout_s is None else time.monotonic() + timeout_s
+        while not changed:
+            if not self._wait_for_event(LOOK_FOR_SIGNALS_S if ends is None else ends - time.monotonic()):
+                if ends is not None and time.monotonic() >= ends:
+                    break
+                continue
+            longest = time.monotonic() + LONGEST_S
+            while self._wait_for_event(QUIET_S) and time.monotonic() < longest:
+                if not all(self._take(event, changed) for event in self._events()):
+                    self._begin()
+                    return None
+        return changed if len(changed) <= MOST_CHANGES else None
+
+    def _wait_for_event(self, seconds: float) -> bool:
+        poll = select.poll()
+        poll.register(self._fd, select.POLLIN)
+        return bool(poll.poll(1000 * min(max(seconds, 0.0), LOOK_FOR_SIGNALS_S)))
+
+    def _begin(self) -> None:
+        self.close()
+        self._fd = self._libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK)
+        if self._fd < 0:
+            raise LocalFileError(f"cannot watch {os.fsdecode(self._root)}: {_reason()}")
+        self._directories: dict[int, set[bytes]] = {}  # of each watch, below the root; more than one by links
+        self._add(b"")
+        if not self._directories:
+            raise LocalNotFoundError(f"{os.fsdecode(self._root)} is no directory, or gone: there is nothing to watch")
+
+    def _add(self, directory: bytes) -> None:
+        """Watch a directory and those in it; each is read after its watch began, so that nothing slips through."""
+        waiting = [directory]
+        for relative in waiting:
+            path = os.path.join(self._root, relative)
+            watch = self._libc.inotify_add_watch(self._fd, path, WATCHED)
+            if watch < 0:
+                if ctypes.get_errno() in (errno.ENOSPC, errno.ENOMEM):
+                    raise LocalFileError(f"cannot watch {os.fsdecode(path)}: {_reason()}")
+                continue  # gone already; what cannot be read, the next pass reports
+            known = self._directories.setdefault(watch, set())
+            leads_back = any(relative.startswith(other) and relative != other for other in known)
+            known.add(relative)
+            if not leads_back:
+                waiting += self._directories_in(path, relative)
+
+    def _directories_in(self, path: bytes, relative: bytes) -> Iterator[bytes]:
+        with suppress(OSError), os.scandir(path) as entries:
+            for entry in entries:
+                below = relative + entry.name + b"/"
+                if entry.is_dir(follow_symlinks=self._follows) and self._may_contain(_text(below)):
+                    yield below
+
+    def _forget(self, directory: bytes) -> None:
+        """End the watches of a directory that has moved: what happens in it has other names now."""
+        for watch, known in list(self._directories.items()):
+            known -= {relative for relative in known if relative.startswith(directory)}
+            if not known:
+                del self._directories[watch]
+                self._libc.inotify_rm_watch(self._fd, watch)
+
+    def _events(self) -> Iterator[tuple[int, int, bytes]]:
+        block, place = os.read(self._fd, READ_BYTES), 0
+        while place < len(block):
+            watch, mask, _, length = EVENT.unpack_from(block, place)
+            place += EVENT.size + length
+            yield watch, mask, block[place - length : place].rstrip(b"\0")
+
+    def _take(self, event: tuple[int, int, bytes], changed: set[str]) -> bool:
+        """Add what one event tells; return whether everything is known as before."""
+        watch, mask, name = event
+        known = self._directories.get(watch, set())
+        if mask & Q_OVERFLOW or (mask & (IGNORED | MOVE_SELF) and b"" in known):
+            return False
+        if mask & IGNORED:
+            self._directories.pop(watch, None)
+        for relative in [directory + name for directory in known if name]:
+            if mask & IS_DIRECTORY:
+                self._take_directory(relative + b"/", mask, changed)
+            elif not self._take_file(relative, mask, changed):
+                return False
+        return True
+
+    def _take_directory(self, relative: bytes, mask: int, changed: set[str]) -> None:
+        if not self._may_contain(_text(relative)):
+            return
+        changed.add(_text(relative))
+        if mask & MOVED_FROM:
+            self._forget(relative)
+        elif mask & (CREATE | MOVED_TO):
+            self._add(relative)
+
+    def _take_file(self, relative: bytes, mask: int, changed: set[str]) -> bool:
+        path = os.path.join(self._root, relative)
+        if mask & (CREATE | CLOSE_WRITE):
+            with suppress(OSError):
+                links = os.lstat(path).st_nlink
+                if mask & CREATE and links == 1 and not os.path.islink(path):
+                    return True  # who writes it has yet to close it
+                if mask & CLOSE_WRITE and links > 1:
+                    return False  # the other names of the file are told by no event
+        changed.add(_text(relative))
+        if self._follows and (os.path.isdir(path) or mask & (MOVED_FROM | DELETE)):  # a link to a directory
+            self._take_directory(relative + b"/", mask if mask & CREATE else mask & ~DELETE | MOVED_FROM, changed)
+        return True
+
+
+def _text(name: bytes) -> str:
+    return name.decode("utf-8", "surrogateescape")
+
+
+def _reason() -> str:
+    number = ctypes.get_errno()
+    return os.strerror(number) + HINTS.get(number, "")

@@ -87,7 +87,7 @@ class Record(NamedTuple):
 class Rules:
     """What counts as a difference."""
 
-    direction: str
+    direction: str = ""
     size_only: bool = False
     checksum: bool = False
     exact_timestamps: bool = False

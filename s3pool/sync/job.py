@@ -115,14 +115,9 @@ ALL_NAMES = NameFilter()
 
 
 @dataclass(frozen=True, slots=True)
-class SyncOptions:
+class SyncOptions(Rules):
     """What the user wants of a sync. ``max_duration_s`` 0 is no limit."""
 
-    size_only: bool = False
-    checksum: bool = False
-    exact_timestamps: bool = False
-    update: bool = False
-    no_clobber: bool = False
     at: float | None = None  # a moment: the source, in S3, is taken as it was then
     names: Names = ALL_NAMES
     facts: ObjectFilter = ANY_FACTS
@@ -146,15 +141,9 @@ class SyncOptions:
 
     def rules(self, direction: str) -> Rules:
         """Return what counts as a difference."""
-        return Rules(
-            direction,
-            size_only=self.size_only,
-            # An old version is older than its target whatever is in them: times say nothing here.
-            checksum=self.checksum or (self.at is not None and direction == COPY),
-            exact_timestamps=self.exact_timestamps,
-            update=self.update,
-            no_clobber=self.no_clobber,
-        )
+        # An old version is older than its target whatever is in them: times say nothing here.
+        checksum = self.checksum or (self.at is not None and direction == COPY)
+        return replace(self, direction=direction, checksum=checksum)
 
 
 @dataclass(slots=True)

@@ -33,8 +33,8 @@ from s3pool.sync.compare import (
     record_of,
     rows_to_note,
 )
+from s3pool.sync.content import ContentComparer, Look, identity_of
 from s3pool.sync.job import ChangedNames, ListedNames, SyncOptions, Tally
-from s3pool.sync.preflight import ContentComparer, Look, identity_of
 from s3pool.sync.scan import RemoteTree, UnusualKeys, plain_name
 from s3pool.transfer.safe_path import KeyMapper
 from s3pool.transfer.tasks import Item, Problem

@@ -15,11 +15,11 @@ from s3pool.errors import NotFoundError
 from s3pool.filters import WHOLE, NameRange, Names
 from s3pool.location import name_bytes
 from s3pool.sync.compare import DOWNLOAD, UPLOAD, Batch, Entry, Record, may_change_unseen
+from s3pool.sync.content import IN_SYNC, ContentComparer, identity_of, is_settled
 from s3pool.sync.job import ALL_NAMES, Partners, Report, Situation, SyncOptions, why_hold_back
 from s3pool.sync.journal import AS_IT_IS, Journal
-from s3pool.sync.pair import lock_pair
+from s3pool.sync.pair import WAITS, Conflicts, lock_pair, prune_empty_dirs
 from s3pool.sync.plan import SOURCE, TARGET, Plan
-from s3pool.sync.preflight import IN_SYNC, WAITS, Conflicts, ContentComparer, identity_of, is_settled, prune_empty_dirs
 from s3pool.sync.scan import Ahead, RemoteTree, check_root, is_hidden, local_source, local_target
 from s3pool.transfer.part_file import SHARDS_APART_S, remove_orphan
 from s3pool.transfer.resume import Leftovers, Unfinished, tell_swept

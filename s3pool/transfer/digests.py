@@ -353,7 +353,7 @@ class Digests:
     def of(self, fd: int, place: ByteRange, algorithm: str) -> bytes:
         """Return the digest of one range, which is read again only when it has to be."""
         known = self.by_offset.get(place.first) if algorithm == self.algorithm else None
-        return known or _digest_of(fd, place, algorithm)
+        return known or digest_of(fd, place, algorithm)
 
 
 NO_DIGESTS = Digests()
@@ -409,10 +409,11 @@ def _whole_digest(fd: int, size: int, algorithm: str, digests: Digests) -> bytes
     if algorithm in CRC_BYTES and algorithm == digests.algorithm:
         ranges = iter_ranges(size, digests.range_bytes)
         return combine(algorithm, ((digests.of(fd, place, algorithm), place.length) for place in ranges))
-    return _digest_of(fd, ByteRange(0, size - 1), algorithm)
+    return digest_of(fd, ByteRange(0, size - 1), algorithm)
 
 
-def _digest_of(fd: int, place: ByteRange, algorithm: str) -> bytes:
+def digest_of(fd: int, place: ByteRange, algorithm: str) -> bytes:
+    """Return the digest of a range of a file."""
     hasher = new_hasher(algorithm)
     FileSlice(fd, offset=place.first, length=place.length).feed(hasher.update)
     return hasher.digest()

@@ -116,7 +116,7 @@ INNER_FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("sources", "upload", "download", "copy"),
         ("runner",),
     ),
-    "sync": (("compare",), ("journal", "pair"), ("job", "preflight"), ("scan",), ("plan",), ("run",)),
+    "sync": (("compare",), ("journal", "pair"), ("job", "content"), ("scan",), ("plan",), ("run",)),
     "proxy": (
         ("errors", "settings"),
         ("request", "limits"),

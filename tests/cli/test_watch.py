@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
@@ -13,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from s3pool.sync import inotify
 from tests.support.fake_s3 import Answer, FakeS3
 from tests.support.fake_s3.faults import Call as Hook
 from tests.support.run_cli import CliResult, CliRunner
@@ -251,7 +251,7 @@ def test_where_nothing_can_be_watched_a_line_says_so(
 
 def test_system_without_inotify_is_told(call: Call, site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Other systems have other means, which are not offered."""
-    monkeypatch.setattr(inotify.ctypes, "CDLL", lambda *_, **__: object())
+    monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: object())
 
     result = call("sync", "--watch", "site", "s3/b/p")
 

@@ -19,8 +19,8 @@ from s3pool.location import LocalPath, Location, S3Path, StdStream, dest_for
 from s3pool.model import ListPage
 from s3pool.s3.list_all import list_pages
 from s3pool.sync.compare import Batch, Entry, merge
+from s3pool.sync.content import DIFFERENT, ONLY_FIRST, ONLY_SECOND, SAME, UNKNOWN, PairComparer, Side, Verdict
 from s3pool.sync.scan import Ahead, RemoteTree, local_source
-from s3pool.sync.verdict import DIFFERENT, ONLY_FIRST, ONLY_SECOND, SAME, UNKNOWN, PairComparer, Side, Verdict
 from s3pool.transfer.flow import Flow
 from s3pool.transfer.safe_path import local_error
 from s3pool.transfer.tasks import Problem

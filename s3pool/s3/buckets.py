@@ -20,6 +20,7 @@ from s3pool.dialect import (
     without,
 )
 from s3pool.errors import NotFoundError, ProtocolError, S3Error
+from s3pool.location import name_bytes
 from s3pool.model import BucketInfo, ByteRange, Endpoint, ListPage, ObjectAttributes, PartInfo, Request, Response
 from s3pool.record import replace
 from s3pool.s3 import documents
@@ -38,7 +39,7 @@ from s3pool.s3.operation import (
     nothing,
     stepwise,
 )
-from s3pool.s3.pages import check_page, check_uploads, parse_list_page, parse_uploads_page, parse_versions_page
+from s3pool.s3.pages import check_names, check_page, parse_list_page, parse_uploads_page, parse_versions_page
 from s3pool.s3.requests import MAX_KEYS, NO_ATTRIBUTES, Query, attribute_headers, copy_headers
 from s3pool.s3.responses import PutResult, parse_copy_result
 
@@ -137,14 +138,8 @@ class BucketOperations(Operations):
 
     def put_versioning(self, bucket: str, *, enabled: bool) -> None:
         """Enable or suspend versions."""
-        request = self._address.bucket(
-            "PUT",
-            bucket,
-            "PutBucketVersioning",
-            query=(("versioning", ""),),
-            content=documents.build_versioning(enabled=enabled),
-        )
-        self._ask(request, nothing)
+        content, query = documents.build_versioning(enabled=enabled), (("versioning", ""),)
+        self._ask(self._address.bucket("PUT", bucket, "PutBucketVersioning", query=query, content=content), nothing)
 
     def list_objects_page(
         self,
@@ -246,7 +241,8 @@ class BucketOperations(Operations):
         request = self._list_request(bucket, "ListMultipartUploads", query)
 
         def read(response: Response) -> UploadPage:
-            page = check_uploads(parse_uploads_page(body_of(response)), prefix=prefix)
+            page = parse_uploads_page(body_of(response))
+            check_names([name_bytes(upload.key) for upload in page.uploads], name_bytes(prefix))
             return replace(page, is_partial=is_minio(response.headers))
 
         return self._ask(request, read, only=only)
@@ -296,7 +292,7 @@ class MultipartOperations(Operations):
         bucket: str,
         key: str,
         *,
-        attributes: ObjectAttributes = NO_ATTRIBUTES,
+        attributes: ObjectAttributes | Mapping[str, str] = NO_ATTRIBUTES,
         checksum_algorithm: str = "",
         checksum_type: str = "",
         may_decline: bool = False,
@@ -399,12 +395,11 @@ class MultipartOperations(Operations):
             idempotent=False,
             timeout_factor=SLOW_FACTOR,
         )
-        return self._ask(
-            request,
-            lambda reply: PutResult(
-                documents.parse_complete(body_of(reply)), reply.headers.get("x-amz-version-id", "")
-            ),
-        )
+
+        def read(reply: Response) -> PutResult:
+            return PutResult(documents.parse_complete(body_of(reply)), reply.headers.get("x-amz-version-id", ""))
+
+        return self._ask(request, read)
 
     def abort_multipart_upload(self, bucket: str, key: str, *, upload_id: str) -> None:
         """Drop an upload and its parts; one that is gone already is no error."""

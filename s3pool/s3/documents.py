@@ -31,7 +31,6 @@ ISO_MILLIS = re.compile("[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}[.
 KEPT_TEXT = 40  # characters of what is no number
 TRUTH = {"true": True, "false": False}
 
-
 # The first element of a document, where it is written as servers do.
 ROOT = re.compile(rb"(?:<\?xml [^<>]*\?>\s*)?<([A-Za-z]+)[\s/>]")
 MAX_ERROR_BYTES = 64 * 1024  # no error of S3 is longer
@@ -48,12 +47,9 @@ REGION = re.compile(
     rb"|expect(?:ed|ing):? (?:'|&#39;|&apos;)(?:[0-9]{8}/)?([A-Za-z0-9-]{1,64})(?:'|&#39;|&apos;|/s3/aws4_request)"
 )
 CHECKSUM_ELEMENTS = {
-    "x-amz-checksum-crc32": "ChecksumCRC32",
-    "x-amz-checksum-crc32c": "ChecksumCRC32C",
-    "x-amz-checksum-crc64nvme": "ChecksumCRC64NVME",
-    "x-amz-checksum-sha1": "ChecksumSHA1",
-    "x-amz-checksum-sha256": "ChecksumSHA256",
+    f"x-amz-checksum-{name.lower()}": f"Checksum{name}" for name in ("CRC32", "CRC32C", "CRC64NVME", "SHA1", "SHA256")
 }
+ILLEGAL_TEXT = "[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]"
 
 
 class Element:
@@ -201,9 +197,6 @@ def _codepoint(match: re.Match[bytes]) -> int:
 def is_xml_text(text: str) -> bool:
     """Return whether a text can stand in an XML 1.0 document, escaped where necessary."""
     return text.isprintable() or not re.search(ILLEGAL_TEXT, text)
-
-
-ILLEGAL_TEXT = "[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]"
 
 
 def read_root(body: bytes, name: str, *, alias: str = "") -> Element:

@@ -225,12 +225,6 @@ def _increases(names: Sequence[bytes], before: Callable[[bytes, bytes], bool] = 
     return all(map(before, names, islice(names, 1, None)))
 
 
-def check_uploads(page: UploadPage, *, prefix: str) -> UploadPage:
-    """Return the page; raises ProtocolError for an upload to a key that is not below the prefix."""
-    check_names([name_bytes(upload.key) for upload in page.uploads], name_bytes(prefix))
-    return page
-
-
 def check_names(names: Sequence[bytes], prefix: bytes) -> None:
     """Raise ProtocolError for a name that is not below the prefix."""
     if prefix and not all(name.startswith(prefix) for name in names):

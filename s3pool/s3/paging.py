@@ -11,7 +11,7 @@ from __future__ import annotations
 import binascii
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from functools import partial
-from typing import NoReturn, Protocol, TypedDict
+from typing import TYPE_CHECKING, NoReturn, TypedDict
 
 from s3pool.errors import ProtocolError, S3Error, UnorderedError
 from s3pool.location import name_bytes
@@ -19,6 +19,10 @@ from s3pool.model import ListPage
 from s3pool.record import replace
 from s3pool.s3.pages import cut_page, is_in_order, keys_of, names_of
 from s3pool.s3.requests import MAX_KEYS
+
+if TYPE_CHECKING:
+    from s3pool.s3.client import S3Client
+    from s3pool.s3.operation import Pending
 
 LAST_CHARACTER = "\U0010ffff"  # no group of keys reaches beyond its prefix and this
 # So many pages in a row may have nothing new: servers list past what was deleted.
@@ -37,42 +41,12 @@ class KeyBounds(TypedDict, total=False):
     until: str | None
 
 
-class PendingPage(Protocol):
-    """A page that was asked for."""
-
-    def finish(self) -> ListPage:
-        """Wait for the page."""
-
-    def abandon(self) -> None:
-        """Cancel the request."""
-
-
-AskAhead = Callable[..., PendingPage | None]  # asks for a page without waiting for it, where that is possible now
-
-
-class Lister(Protocol):
-    """The part of S3Client that listings need."""
-
-    def list_objects_page(
-        self,
-        bucket: str,
-        *,
-        prefix: str = "",
-        delimiter: str = "",
-        start_after: str = "",
-        token: str = "",
-        max_keys: int = MAX_KEYS,
-    ) -> ListPage:
-        """List one page of objects."""
-
-    def list_versions_page(
-        self, bucket: str, *, prefix: str = "", delimiter: str = "", key_marker: str = "", version_id_marker: str = ""
-    ) -> ListPage:
-        """List one page of versions."""
+# Asks for a page without waiting for it, where that is possible now.
+AskAhead = Callable[..., "Pending[ListPage] | None"]
 
 
 def iter_pages(
-    client: Lister,
+    client: S3Client,
     bucket: str,
     *,
     prefix: str = "",
@@ -113,7 +87,7 @@ def iter_pages(
 
 
 def iter_version_pages(
-    client: Lister,
+    client: S3Client,
     bucket: str,
     *,
     prefix: str = "",
@@ -145,7 +119,7 @@ def iter_version_pages(
 
 
 class _Cursor:
-    def __init__(self, client: Lister, bucket: str, *, prefix: str, delimiter: str, start_after: str) -> None:
+    def __init__(self, client: S3Client, bucket: str, *, prefix: str, delimiter: str, start_after: str) -> None:
         self._bucket = bucket
         self._prefix = prefix
         self._delimiter = delimiter
@@ -160,7 +134,7 @@ class _Cursor:
         self.has_order = True
         self.must_be_ordered = False
         self.until: str | None = None
-        self.pending: PendingPage | None = None  # what goes on at the cursor
+        self.pending: Pending[ListPage] | None = None  # what goes on at the cursor
 
     def close(self) -> None:
         pending, self.pending = self.pending, None

@@ -20,12 +20,14 @@ from s3pool.model import ListPage, ObjectInfo
 from s3pool.record import replace
 from s3pool.s3.key_ranges import AUTO_JOBS, CAUTIOUS_JOBS, MOST_AUTO_JOBS, ConcurrencyLimit, Counts, RangeRequest
 from s3pool.s3.pages import keys_of
-from s3pool.s3.paging import MINIO_TAG, KeyBounds, Lister, LoopGuard, iter_pages, iter_version_pages
+from s3pool.s3.paging import MINIO_TAG, KeyBounds, LoopGuard, iter_pages, iter_version_pages
 from s3pool.s3.range_scheduler import WINDOW_PAGES, RangeScheduler
 from s3pool.s3.requests import MAX_KEYS
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
+    from s3pool.s3.client import S3Client
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +43,7 @@ SEPARATOR = "\0"  # between the markers of a token; XML holds it in neither
 
 
 def iter_pages_parallel(
-    client: Lister,
+    client: S3Client,
     bucket: str,
     *,
     jobs: int = AUTO_JOBS,
@@ -76,7 +78,7 @@ def iter_pages_parallel(
 
 
 def iter_version_pages_parallel(
-    client: Lister,
+    client: S3Client,
     bucket: str,
     *,
     jobs: int = AUTO_JOBS,
@@ -130,7 +132,7 @@ def _iter_pages(
         yield from go_on(start_after=last) if last else go_on()
 
 
-def _fetcher(client: Lister | VersionLister, bucket: str) -> Fetch:
+def _fetcher(client: S3Client | VersionLister, bucket: str) -> Fetch:
     return lambda request: client.list_objects_page(
         bucket, prefix=request.prefix, start_after=request.start_after, token=request.token
     )
@@ -277,7 +279,7 @@ class VersionLister:
     starts behind the key before, and reads it from its newest version.
     """
 
-    def __init__(self, client: Lister) -> None:
+    def __init__(self, client: S3Client) -> None:
         self._client = client
 
     def list_objects_page(self, bucket: str, *, prefix: str = "", start_after: str = "", token: str = "") -> ListPage:

@@ -78,11 +78,13 @@ def _customer_key(prefix: str, key: bytes) -> dict[str, str]:
     }
 
 
-def attribute_headers(attributes: ObjectAttributes) -> dict[str, str]:
-    """Return the headers that store an object's attributes.
+def attribute_headers(attributes: ObjectAttributes | Mapping[str, str]) -> dict[str, str]:
+    """Return the headers that store an object's attributes, which may be these headers already.
 
     Raises UsageError: a name or a value cannot stand in a header, such as one with a line break.
     """
+    if not isinstance(attributes, ObjectAttributes):
+        return dict(attributes)
     headers = {name: _checked(name, value) for name, value in _plain_headers(attributes) if value}
     for name, value in attributes.metadata.items():
         if not TOKEN.fullmatch(name):

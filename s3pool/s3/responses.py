@@ -153,20 +153,6 @@ def parse_delete_result(body: bytes) -> DeleteReply:
     return DeleteReply(failures, frozenset(entry.text_of("Key") for entry in root.all("Deleted")))
 
 
-def check_response(op: str, resource: str) -> Check:
-    """Return the check of one operation, which raises for every status but 2xx.
-
-    The check reads the body of an error and leaves that of a success on the wire. It raises
-    S3Error, or one of its subclasses where the status or the code has one.
-    """
-
-    def check(response: Response) -> None:
-        if response.status >= FIRST_BAD_STATUS:
-            raise error_from(response, op=op, resource=resource)
-
-    return check
-
-
 def error_from(response: Response, *, op: str, resource: str) -> S3Error:
     """Build the exception for an answer that is an error; reads its body.
 
@@ -340,18 +326,16 @@ class Known(NamedTuple):
 UNKNOWN = Known()
 
 
-def check_content(
-    op: str, resource: str, *, known: Known = UNKNOWN, byte_range: ByteRange | None = None
-) -> Callable[[Response], None]:
+def check_content(op: str, resource: str, *, known: Known = UNKNOWN, byte_range: ByteRange | None = None) -> Check:
     """Return the check of an answer to GetObject: it raises for all but the object's own bytes.
 
-    The check raises ProtocolError for an answer that is not a store's, so that another node is
-    asked, and ReplacedError for another object than the known one. It reads no body.
+    The check raises ProtocolError for an answer that is not a store's, so that another node is asked, and ReplacedError
+    for another object than the known one. It reads no body but that of an error.
     """
-    check_status = check_response(op, resource)
 
     def check(response: Response) -> None:
-        check_status(response)
+        if response.status >= FIRST_BAD_STATUS:
+            raise error_from(response, op=op, resource=resource)
         fault = stranger_in(response, etag=known.etag)
         if fault:
             endpoint = str(response.endpoint)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from s3pool.errors import ProtocolError, S3Error, S3PoolError, UnsupportedError, UsageError
 from s3pool.model import Request, Response, replace
 from s3pool.record import dataclass
-from s3pool.s3.documents import BLANKS, Element, build_document, escape_text, is_error, parse, read_root
+from s3pool.s3.documents import BLANKS, TRUTH, Element, build_document, escape_text, is_error, parse, read_root
 from s3pool.s3.operation import Opening, Operations, Sender, nothing
 from s3pool.s3.responses import FIRST_BAD_STATUS, error_from
 from s3pool.units import word_set
@@ -45,7 +45,6 @@ NUMBERS = word_set(
     "DaysAfterInitiation"
 )
 NUMBER = re.compile("[0-9]{1,18}")  # a server may say a longer one
-TRUTHS = {"true": True, "false": False}
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +226,7 @@ def _value_of(element: Element) -> Any:
     if not element.children:
         if name in EMPTY_CONTAINERS or name.endswith("Configuration"):
             return {}
-        return int(text) if name in NUMBERS and NUMBER.fullmatch(text) else TRUTHS.get(text, text)
+        return int(text) if name in NUMBERS and NUMBER.fullmatch(text) else TRUTH.get(text, text)
     value: dict[str, Any] = {}
     for child in element.children:
         if plural := LISTS.get((name, child.name)):

@@ -71,7 +71,8 @@ def canonical_query(raw: str | bytes, *, by_value: bool = True) -> str:
     """
     if not raw:
         return ""
-    encoded = "&".join("=".join(_recode(pair)) for pair in _text(raw).split("&") if pair)
+    pairs = (pair.replace("+", "%20").partition("=") for pair in _text(raw).split("&") if pair)
+    encoded = "&".join(f"{_recode(name)}={_recode(value)}" for name, _, value in pairs)
     return _sort_query(encoded, by_value=by_value)
 
 
@@ -83,12 +84,7 @@ def _sort_query(encoded: str, *, by_value: bool = True) -> str:
     return "&".join([f"{name}={value}" for name, value in pairs if name != SIGNATURE_PARAMETER])
 
 
-def _recode(pair: str) -> tuple[str, str]:
-    name, _, value = pair.replace("+", "%20").partition("=")
-    return _recode_component(name), _recode_component(value)
-
-
-def _recode_component(text: str) -> str:
+def _recode(text: str) -> str:
     return quote(unquote_to_bytes(_octets(text)), safe=UNRESERVED)
 
 

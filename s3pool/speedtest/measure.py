@@ -9,12 +9,11 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from statistics import median
-from typing import Any
 
 from s3pool.errors import AccessDeniedError, NotFoundError, S3Error, S3PoolError, StoppedError, TransportError
 from s3pool.model import Endpoint, Request, Response
 from s3pool.record import dataclass
-from s3pool.s3.operation import OperationWindow, Sender
+from s3pool.s3.operation import Sender
 
 logger = logging.getLogger(__name__)
 
@@ -135,12 +134,13 @@ class Work:
 
 
 class Observer:
-    """Passes requests on to the pool and remembers, for each thread, which node answered last."""
+    """Passes requests on to the pool and remembers, for each thread, which node answered last; not those of windows."""
 
     def __init__(self, sender: Sender) -> None:
         self._sender = sender
         self._local = threading.local()
         self.endpoints = sender.endpoints
+        self.attempt, self.window, self.finish = sender.attempt, sender.window, sender.finish
 
     def send(self, request: Request, check: Callable[[Response], None], *, only: Endpoint | None = None) -> Response:
         """Send a request as the pool does."""
@@ -148,18 +148,6 @@ class Observer:
         response = self._sender.send(request, check, only=only)
         self._local.endpoint = str(response.endpoint)
         return response
-
-    def attempt(self, request: Request, check: Callable[[Response], None]) -> Any:
-        """Return a request in steps, unobserved."""
-        return self._sender.attempt(request, check)
-
-    def window(self) -> OperationWindow:
-        """Return a place for many requests of one thread, unobserved."""
-        return self._sender.window()
-
-    def finish(self, attempt: Any) -> Response:
-        """Wait for a request of a window, unobserved."""
-        return self._sender.finish(attempt)
 
     @property
     def endpoint(self) -> str:

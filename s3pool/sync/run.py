@@ -197,10 +197,8 @@ class Sync:
         source = plan.remote_sides.get(SOURCE)
         if source is None or source.seen or not tree.tree_prefix or self._options.allow_empty_source:
             return False
-        if self._within != EVERYTHING:
-            client = self._context.source.client
-            if client.list_objects_page(tree.bucket, prefix=tree.tree_prefix, max_keys=1).objects:
-                return False
+        if self._within != EVERYTHING and self._context.source.client.has_keys(tree.bucket, tree.tree_prefix):
+            return False
         self.report.summary.stopped_by = NotFoundError(
             404, "NoSuchKey", detail="no key has that prefix", resource=self._route.source_text, op="ListObjects"
         )

@@ -16,7 +16,7 @@ from s3pool.hashing import CHEAP, has_machine_code
 from s3pool.model import ByteRange, ObjectAttributes, parse_iso_time
 from s3pool.record import dataclass
 from s3pool.s3.operation import Steps
-from s3pool.s3.requests import MAX_SINGLE_PUT_BYTES, MIB
+from s3pool.s3.requests import MAX_SINGLE_PUT_BYTES, MIB, NO_ATTRIBUTES
 from s3pool.s3.responses import UNKNOWN, Known
 from s3pool.transfer.digests import BodyDigests, digest_bytes
 from s3pool.transfer.executor import BoundedExecutor
@@ -35,11 +35,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-NO_ATTRIBUTES = ObjectAttributes()
 MULTIPART_THRESHOLD_BYTES = 16 * MIB  # larger files go in parts
 OFFERED_BYTES = 1 * MIB
 RANGES_THRESHOLD_BYTES = 32 * MIB  # larger objects come in ranges
-
 
 Part = TypeVar("Part")
 
@@ -185,9 +183,7 @@ class TransferContext:
         self.in_question: Callable[[Task], bool] | None = None
         self.memory = NO_MEMORY
         self.not_kept: NotKept | None = None  # where everything is to be kept
-        self.merged_spellings: dict[
-            frozenset[str], bool
-        ] = {}  # whether the target's store takes such keys for plain ones
+        self.merged_spellings: dict[frozenset[str], bool] = {}  # whether the target takes such keys for plain ones
         self.spelling_owners: dict[str, str] = {}  # of keys that are usual at the target, and unusual at the source
         # Held while the store is asked, which happens once for each kind of spelling.
         self.spellings_lock = threading.Lock()

@@ -20,9 +20,9 @@ from s3pool.hashing import CRC_BYTES, new_hasher
 from s3pool.model import UNSIGNED_PAYLOAD, ByteRange, ObjectAttributes, ObjectHead
 from s3pool.record import dataclass, replace
 from s3pool.s3.operation import Steps, block_on, in_worker
-from s3pool.s3.requests import MIB, choose_part_size, iter_part_ranges, may_cut
+from s3pool.s3.requests import MIB, NO_ATTRIBUTES, choose_part_size, iter_part_ranges, may_cut
 from s3pool.s3.responses import Known, PutResult, head_of
-from s3pool.transfer.context import EXISTS, NO_ATTRIBUTES, Meter, TransferContext, why_skip
+from s3pool.transfer.context import EXISTS, Meter, TransferContext, why_skip
 from s3pool.transfer.digests import (
     PART_SIZE,
     BodyDigests,

@@ -126,21 +126,10 @@ def _nanoseconds_of(http_date: str) -> int | None:
     return None if modified is None else round(modified) * NANO
 
 
-def for_file(given: ObjectAttributes, path: str, facts: os.stat_result, *, preserve: bool) -> ObjectAttributes:
-    """Complete what the user gave with what the file tells; what was given wins."""
-    metadata = {MTIME: format_mtime(facts.st_mtime_ns)}
-    if preserve:
-        metadata |= _facts_kept(facts)
-    return replace(
-        given, content_type=given.content_type or guess_content_type(path), metadata=metadata | dict(given.metadata)
-    )
-
-
 class FileHeaders:
-    """The headers that store the attributes of a run's files. Safe in any thread.
+    """The headers that store what the user gave, and what a file tells where nothing was given. Safe in any thread.
 
-    They are what attribute_headers() makes of for_file(), of which most is alike for all files
-    with one extension, and is remembered.
+    Most is alike for all files with one extension, and is remembered.
     """
 
     def __init__(self, given: ObjectAttributes, *, preserve: bool) -> None:
@@ -163,13 +152,10 @@ class FileHeaders:
         headers = dict(alike)
         headers.setdefault(MTIME_HEADER, format_mtime(facts.st_mtime_ns))
         if self._preserve:
-            for name, value in _facts_kept(facts).items():
+            kept = {MODE: f"{facts.st_mode:07o}", OWNER: str(facts.st_uid), GROUP: str(facts.st_gid)}
+            for name, value in kept.items():
                 headers.setdefault(METADATA_PREFIX + name, value)
         return headers
-
-
-def _facts_kept(facts: os.stat_result) -> dict[str, str]:
-    return {MODE: f"{facts.st_mode:07o}", OWNER: str(facts.st_uid), GROUP: str(facts.st_gid)}
 
 
 def merge_for_copy(given: ObjectAttributes, head: ObjectHead) -> ObjectAttributes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -80,7 +80,7 @@ class MultipartUpload:
         bucket: str,
         key: str,
         *,
-        attributes: ObjectAttributes,
+        attributes: ObjectAttributes | Mapping[str, str],
         fingerprint: str = "",
         checksum: str | None = None,
     ) -> None:
@@ -92,7 +92,8 @@ class MultipartUpload:
         self._etags: dict[int, str] = {}
         self._sizes: dict[int, int] = {}
         self._checksums: dict[int, tuple[str, str]] = {}
-        self._tags = attributes.tags
+        given = attributes if isinstance(attributes, ObjectAttributes) else context.options.attributes
+        self._tags = given.tags
         self._finished = False
         self._memory = context.memory
         self._resumes = bool(fingerprint) and context.memory.resumes
@@ -119,7 +120,7 @@ class MultipartUpload:
         self._stored = {part.number: part for part in parts}
         return upload_id
 
-    def _create(self, attributes: ObjectAttributes, fingerprint: str) -> str:
+    def _create(self, attributes: ObjectAttributes | Mapping[str, str], fingerprint: str) -> str:
         word = self._announce()
         upload_id = self._create_surely(attributes, word)
         if self._offer and upload_id.algorithm.lower() == self._offer:
@@ -131,7 +132,7 @@ class MultipartUpload:
             self._memory.end_upload(word)
         return upload_id
 
-    def _create_surely(self, attributes: ObjectAttributes, word: str) -> UploadId:
+    def _create_surely(self, attributes: ObjectAttributes | Mapping[str, str], word: str) -> UploadId:
         """Create an upload, again where the answer was lost: only an orphan without parts may come of it."""
         for attempt in range(1, CREATE_ATTEMPTS + 1):
             try:

@@ -317,7 +317,7 @@ def check_no_tree(task: DeleteTask, client: S3Client) -> Steps[None]:
 def refuse_tree(path: S3Path, client: S3Client, *, act: str = "deletes them") -> None:
     """Refuse a key that is not there when it is the name of a tree. Raises NotFoundError: keys lie below it."""
     try:
-        is_tree = bool(client.list_objects_page(path.bucket, prefix=path.tree_prefix, max_keys=1).objects)
+        is_tree = client.has_keys(path.bucket, path.tree_prefix)
     except AccessDeniedError:
         return
     if is_tree:

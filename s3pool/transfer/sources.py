@@ -285,11 +285,8 @@ class SourceTasks:
         if self._rules.shard.range is None or self._rules.is_moved:
             return self._rules.shard.range is None  # other shards may have moved it all
         if is_meant is None:
-            return not self._has_any(bucket, prefix)
+            return not self._client.has_keys(bucket, prefix)
         return not any(map(is_meant, list_objects(self._client, bucket, prefix=prefix, mode=self._rules.listing)))
-
-    def _has_any(self, bucket: str, prefix: str) -> bool:
-        return bool(self._client.list_objects_page(bucket, prefix=prefix, max_keys=1).objects)
 
     def _facts(self, source: S3Path) -> ObjectInfo:
         """Return what there is to know of one key, or of the version that the rules mean."""
@@ -329,7 +326,7 @@ class SourceTasks:
         try:
             info = self._facts(source)
         except NotFoundError as exc:
-            if exc.code == "NoSuchBucket" or not self._has_any(source.bucket, source.tree_prefix):
+            if exc.code == "NoSuchBucket" or not self._client.has_keys(source.bucket, source.tree_prefix):
                 raise
             detail = "there is no such key, but there are keys below it: -r copies them"
             raise NotFoundError(exc.status, exc.code, detail=detail, resource=exc.resource, op=exc.op) from exc

@@ -16,11 +16,11 @@ from s3pool.errors import IntegrityError, PreconditionError, RefusedError, Stopp
 from s3pool.model import ByteRange, ObjectAttributes
 from s3pool.record import replace
 from s3pool.s3.operation import Steps, block_on, in_worker
-from s3pool.s3.requests import MAX_OBJECT_BYTES, MAX_PARTS, MIB, choose_part_size, iter_part_ranges
+from s3pool.s3.requests import MAX_OBJECT_BYTES, MAX_PARTS, METADATA_PREFIX, MIB, choose_part_size, iter_part_ranges
 from s3pool.s3.responses import PutResult
 from s3pool.transfer.context import EXISTS, NULL_METER, Meter, MeteredSlice, TransferContext, why_skip
 from s3pool.transfer.digests import PART_SIZE, BodyDigests, algorithm_header, check_stored, digest_body, digest_bytes
-from s3pool.transfer.metadata import for_file, guess_content_type
+from s3pool.transfer.metadata import FileHeaders, guess_content_type
 from s3pool.transfer.multipart import MultipartUpload, retry_if_held
 from s3pool.transfer.resume import fingerprint_of
 from s3pool.transfer.safe_path import local_error
@@ -280,8 +280,7 @@ def _send(task: UploadTask, source: _Source, context: TransferContext, meter: Me
             digests = _digest_slice(part, source, context, context.checksum_of(part.length))
             body = MeteredSlice(part, meter, context.check_stop)
             return (yield from _put(task, body, context, headers, digests))
-        given = for_file(options.attributes, task.path, source.facts, preserve=options.preserve)
-        return retry_if_held(lambda: _put_parts(task, source, context, meter, given), meter)
+        return retry_if_held(lambda: _put_parts(task, source, context, meter, headers), meter)
     except OSError as exc:
         raise local_error("read", source.path, exc) from exc
     except PreconditionError:
@@ -373,15 +372,15 @@ def _check_stored(
 
 
 def _put_parts(
-    task: UploadTask, source: _Source, context: TransferContext, meter: Meter, attributes: ObjectAttributes
+    task: UploadTask, source: _Source, context: TransferContext, meter: Meter, headers: dict[str, str]
 ) -> Done:
     part_size = choose_part_size(source.size, context.options.part_size)
-    attributes = replace(attributes, metadata=dict(attributes.metadata) | {PART_SIZE: str(part_size)})
+    headers = headers | {METADATA_PREFIX + PART_SIZE: str(part_size)}
     ranges = enumerate(iter_part_ranges(source.size, part_size), start=1)
     fingerprint = fingerprint_of(
-        source.size, source.facts.st_mtime_ns, part_size, repr(attributes), algorithm_header(context.options.checksum)
+        source.size, source.facts.st_mtime_ns, part_size, repr(headers), algorithm_header(context.options.checksum)
     )
-    with MultipartUpload(context, task.bucket, task.key, attributes=attributes, fingerprint=fingerprint) as target:
+    with MultipartUpload(context, task.bucket, task.key, attributes=headers, fingerprint=fingerprint) as target:
 
         def put_part(numbered: tuple[int, ByteRange]) -> None:
             number, place = numbered
@@ -420,12 +419,12 @@ def upload_stream(read: Callable[[int], bytes], bucket: str, *, key: str, contex
 def store_directories(kept: NotKept, context: TransferContext) -> None:
     """Store the empty directories of a run that are not there yet, as objects whose names end in a slash."""
     digests = context.digest(b"")
+    headers = FileHeaders(replace(context.options.attributes, content_type=DIRECTORY_TYPE), preserve=True)
     for task in kept.directories:
         context.check_stop()
         if context.client.exists(task.bucket, task.key):
             continue
-        given = replace(context.options.attributes, content_type=DIRECTORY_TYPE)
-        attributes = for_file(given, task.path, os.stat(task.path), preserve=True)
+        attributes = headers.of(task.path, os.stat(task.path))
         context.client.put_object(
             task.bucket, task.key, BytesBody(b""), payload_hash=digests.payload_hash, attributes=attributes
         )

@@ -158,15 +158,13 @@ def test_systemd_takes_the_units(run_here: CliRunner, tmp_path: Path, name: str)
 @pytest.fixture
 def known_metrics() -> set[str]:
     """Return the names of all metrics that the proxy and sync write."""
-    from s3pool.sync import textfile
+    from s3pool.sync import job
 
     kinds = {name: kind for name, kind, _, _ in proxy_metrics()}
     names = set(kinds)
     names |= {f"{name}_{end}" for name in names if kinds[name] == "histogram" for end in ("bucket", "count", "sum")}
-    source = Path(textfile.__file__).read_text()
-    return (
-        names | {f"s3pool_sync_{name}" for name in re.findall(r'gauge\("([a-z_]+)"', source)} | {textfile.LAST_SUCCESS}
-    )
+    source = Path(job.__file__).read_text()
+    return names | {f"s3pool_sync_{name}" for name in re.findall(r'gauge\("([a-z_]+)"', source)} | {job.LAST_SUCCESS}
 
 
 @pytest.mark.parametrize("name", ["grafana", "alerts"])

@@ -107,7 +107,7 @@ def _run(args: argparse.Namespace, ctx: Context) -> int:
 
         check_watchable(args, route)
     if args.metrics_file and not ctx.dry_run:
-        from s3pool.sync.textfile import check_replaceable
+        from s3pool.sync.job import check_replaceable
 
         check_replaceable(args.metrics_file)
     by_parts = by_processes(args, ctx)
@@ -353,7 +353,7 @@ def _write_metrics(route: SyncPair, options: SyncOptions, report: Report, ctx: C
     path = ctx.args.metrics_file
     if not path or ctx.dry_run or ctx.part is not None:
         return
-    from s3pool.sync.textfile import format_metrics, iter_gauges, last_success, write_atomically
+    from s3pool.sync.job import format_metrics, iter_gauges, last_success, write_atomically
 
     labels = {"source": route.source_text, "target": route.target_text}
     if not options.shard.is_whole:

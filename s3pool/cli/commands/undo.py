@@ -20,7 +20,8 @@ from s3pool.model import ObjectAttributes, ObjectInfo, format_iso_time
 from s3pool.record import dataclass
 from s3pool.s3.client import S3Client
 from s3pool.s3.list_all import list_versions
-from s3pool.transfer.context import NO_ATTRIBUTES, TransferOptions
+from s3pool.s3.requests import NO_ATTRIBUTES
+from s3pool.transfer.context import TransferOptions
 from s3pool.transfer.metadata import merge_for_copy
 from s3pool.transfer.runner import refuse_tree
 from s3pool.transfer.runner import run as run_tasks

@@ -6,7 +6,7 @@ import pytest
 
 from s3pool.errors import AccessDeniedError, NotFoundError, PreconditionError, ProtocolError, S3Error, ThrottledError
 from s3pool.model import Response
-from s3pool.s3.responses import check_response, error_from
+from s3pool.s3.responses import check_content, error_from
 from tests.support.scripted_sender import ENDPOINT, MemoryStream
 
 
@@ -24,9 +24,9 @@ def xml_error(code: str, message: str = "") -> bytes:
 @pytest.mark.parametrize("status", [200, 204, 206])
 def test_a_success_passes_with_its_body_unread(status: int) -> None:
     """A GET's body is for the caller, and may be large."""
-    response = answer(status, b"body")
+    response = answer(status, b"body", etag='"e"')
 
-    check_response("GetObject", "s3/b/k")(response)
+    check_content("GetObject", "s3/b/k")(response)
 
     assert response.body is None
 
@@ -56,7 +56,7 @@ def test_a_success_passes_with_its_body_unread(status: int) -> None:
 def test_status_and_code_choose_the_class(status: int, code: str, kind: type[S3Error]) -> None:
     """Exit codes and retries hang on the class."""
     with pytest.raises(S3Error) as caught:
-        check_response("GetObject", "s3/b/k")(answer(status, xml_error(code)))
+        check_content("GetObject", "s3/b/k")(answer(status, xml_error(code)))
 
     assert kind is type(caught.value)
     assert (status, code) == (caught.value.status, caught.value.code)

@@ -118,6 +118,7 @@ class Pool:
     """Answers whatever is asked."""
 
     endpoints = (ENDPOINT,)
+    attempt = window = finish = None  # nobody asks for many at once
 
     def send(self, request: Request, check: Callable[[Response], None], *, only: Endpoint | None = None) -> Response:
         class Empty:

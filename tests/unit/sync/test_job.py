@@ -8,8 +8,18 @@ import pytest
 
 from s3pool.errors import LocalFileError, UsageError
 from s3pool.record import replace
-from s3pool.sync.job import HALF, MaxDelete, Situation, parse_max_delete, why_hold_back
-from s3pool.sync.textfile import LAST_SUCCESS, Gauge, format_metrics, last_success, write_atomically
+from s3pool.sync.job import (
+    HALF,
+    LAST_SUCCESS,
+    Gauge,
+    MaxDelete,
+    Situation,
+    format_metrics,
+    last_success,
+    parse_max_delete,
+    why_hold_back,
+    write_atomically,
+)
 
 CLEAN = Situation(
     scans_ended=True,

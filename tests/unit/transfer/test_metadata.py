@@ -53,9 +53,9 @@ def test_what_the_user_gave_wins_over_what_the_file_tells(tmp_path: Path) -> Non
     path.write_bytes(b"")
     given = ObjectAttributes(content_type="x/y", metadata={"mtime": "7"})
 
-    attributes = stored.for_file(given, str(path), path.stat(), preserve=False)
+    headers = stored.FileHeaders(given, preserve=False).of(str(path), path.stat())
 
-    assert ("x/y", {"mtime": "7"}) == (attributes.content_type, attributes.metadata)
+    assert {"content-type": "x/y", "x-amz-meta-mtime": "7"} == headers
 
 
 def test_preserve_stores_mode_and_owner(tmp_path: Path) -> None:
@@ -64,10 +64,10 @@ def test_preserve_stores_mode_and_owner(tmp_path: Path) -> None:
     path.write_bytes(b"")
     path.chmod(0o640)
 
-    attributes = stored.for_file(ObjectAttributes(), str(path), path.stat(), preserve=True)
+    headers = stored.FileHeaders(ObjectAttributes(), preserve=True).of(str(path), path.stat())
 
-    assert "0100640" == attributes.metadata["mode"]
-    assert (str(os.getuid()), str(os.getgid())) == (attributes.metadata["uid"], attributes.metadata["gid"])
+    told = [headers[f"x-amz-meta-{name}"] for name in ("mode", "uid", "gid")]
+    assert ["0100640", str(os.getuid()), str(os.getgid())] == told
 
 
 def test_restored_mode_never_sets_the_user_id(tmp_path: Path) -> None:

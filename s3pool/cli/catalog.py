@@ -61,7 +61,7 @@ _SHARED = {
     "cp": ("mv", "pipe"),
     "du": ("tree",),
     "mb": ("rb",),
-    "print": ("shards",),
+    "print": ("completion", "shards"),
     "settings": SETTINGS,
     "sync": ("mirror",),
 }

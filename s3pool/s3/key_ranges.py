@@ -28,6 +28,7 @@ MOST_AUTO_JOBS = 32  # beyond, one process only waits for itself
 WINDOW_PAGES = 16  # a rate is measured over this many pages, or two for each job
 PAGES_PER_JOB = 8  # a listing with less to come gains nothing from more jobs
 LEAST_GAIN = 1.1
+PACK_LEVEL = 1  # zlib's fastest; names in order shrink to a tenth all the same
 STRIKES = 2  # windows without gain before the limit is halved for good
 
 
@@ -96,9 +97,6 @@ class ConcurrencyLimit:
     def _restart(self) -> None:
         self._clean = self._window = 0
         self._since = None
-
-
-PACK_LEVEL = 1  # zlib's fastest; names in order shrink to a tenth all the same
 
 
 @dataclass(slots=True)
@@ -185,9 +183,8 @@ class HeldPage:
         plain = marshal.loads(zlib.decompress(self._packed))
         if isinstance(plain, list):
             return ListPage(build_objects(plain), (), truncated=True)
-        names, sizes, times, etags, classes = plain
-        objects = ObjectTable(names, sizes, Times(times), etags, classes)
-        return ListPage(objects, (), truncated=True)
+        names, sizes, times, *others = plain
+        return ListPage(ObjectTable(names, sizes, Times(times), *others), (), truncated=True)
 
 
 @dataclass(slots=True, eq=False)

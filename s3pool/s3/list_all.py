@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from s3pool.s3.client import S3Client
 
+logger = logging.getLogger(__name__)
+
 
 def iter_uploads(client: S3Client, bucket: str, *, prefix: str = "") -> Iterator[UploadInfo]:
     """Yield the uploads below a prefix that are neither completed nor aborted.
@@ -106,11 +108,8 @@ def list_objects(
     client: S3Client, bucket: str, *, at: float | None = None, mode: ListMode = SEQUENTIAL, **bounds: Unpack[KeyBounds]
 ) -> Iterator[ObjectInfo]:
     """Yield all objects below a prefix, page by page as ``list_pages`` yields them; with ``at`` as they were then."""
-    if at is None:
-        pages = list_pages(client, bucket, mode=mode, **bounds)
-    else:
-        pages = list_past_pages(client, bucket, at=at, mode=mode, **bounds)
-    for page in pages:
+    act = list_pages if at is None else partial(list_past_pages, at=at)
+    for page in act(client, bucket, mode=mode, **bounds):
         yield from page.objects
 
 
@@ -183,9 +182,6 @@ def past_object(client: S3Client, path: S3Path, at: float) -> ObjectInfo:
 def list_uploads(client: S3Client, bucket: str, *, prefix: str = "") -> Iterator[UploadInfo]:
     """Yield the uploads below a prefix that are neither completed nor aborted."""
     return client.lists.measure(iter_uploads(client, bucket, prefix=prefix), lambda _: 1)
-
-
-logger = logging.getLogger(__name__)
 
 
 def on_one_node(client: S3Client, endpoint: Endpoint) -> S3Client:

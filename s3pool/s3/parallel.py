@@ -148,10 +148,7 @@ class _Workers:
         counts: Counts | None,
         now: Callable[[], float],
     ) -> None:
-        self._scheduler = scheduler
-        self._limit = limit
-        self._fetch = fetch
-        self._now = now
+        self._scheduler, self._limit, self._fetch, self._now = scheduler, limit, fetch, now
         if counts is not None:
             scheduler.counts = counts
         # Guards the scheduler and all below; no request is made and no page packed under it.

@@ -83,12 +83,8 @@ class RangeScheduler:
     ) -> None:
         floor = floor_of(start_after, prefix)
         self.counts = Counts()
-        self._bucket = bucket
-        self._prefix = prefix
-        self._limit = limit
-        self._ordered = ordered
-        self._window = window
-        self._repeats = repeats
+        self._bucket, self._prefix, self._limit = bucket, prefix, limit
+        self._ordered, self._window, self._repeats = ordered, window, repeats
         self._split_points = SplitPoints(prefix)
         self._live = [KeyRange(floor, until, LoopGuard(bucket))]
         self._ready = list(self._live)

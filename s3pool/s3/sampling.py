@@ -68,8 +68,7 @@ class _Sample:
     """The pieces that the pages so far have made of the keys, in order."""
 
     def __init__(self, fetch: Fetch, count: int, prefix: str) -> None:
-        self._fetch = fetch
-        self._count = count
+        self._fetch, self._count = fetch, count
         self._points = SplitPoints(prefix)
         self._letters = _Letters()
         self._asked = 0
@@ -173,9 +172,8 @@ class _Sample:
         if fork <= place:
             if fork < place:
                 return 0.0
-            stop = (
-                self._letters.position(border, fork) if border else len(self._letters.at(cursor, fork, is_open=is_open))
-            )
+            last = len(self._letters.at(cursor, fork, is_open=is_open))
+            stop = self._letters.position(border, fork) if border else last
             return max(0.0, stop - passed) * rates[fork]
         keys = (len(self._letters.at(cursor, fork)) - passed) * rates[fork]
         for between in range(place + 1, fork):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
+from operator import attrgetter
 from typing import NamedTuple, Protocol
 
 from s3pool.location import name_bytes
@@ -304,7 +305,8 @@ class SplitPoints:
 
     def _cut_ahead(self, span: RangeState, candidates: Sequence[Candidate], ahead: float) -> list[str]:
         fitting = [candidate for candidate in candidates if candidate.rate <= ahead]
-        candidate = max(fitting, key=_rate) if fitting else min(candidates, key=_rate)
+        by_rate = attrgetter("rate")
+        candidate = max(fitting, key=by_rate) if fitting else min(candidates, key=by_rate)
         stem, letter = span.cursor[: candidate.place], span.cursor[candidate.place]
         if letter > LAST_ASCII:
             code = min(ord(letter) + max(1, int(WIDE_STEP * ahead / candidate.rate)), ord(LAST_CHARACTER))
@@ -417,7 +419,3 @@ def _bumped(cursor: str, place: int) -> str:
     """Return the least name behind all that share the cursor up to a place."""
     following = successor(cursor[place])
     return cursor[:place] + following if following else ""
-
-
-def _rate(candidate: Candidate) -> float:
-    return candidate.rate

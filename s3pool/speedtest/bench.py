@@ -82,10 +82,8 @@ class Bench:
     def __init__(
         self, client: S3Client, observer: Observer, place: S3Path, *, plan: BenchPlan, endpoints: Sequence[Endpoint]
     ) -> None:
-        self._client = client
-        self._observer = observer
-        self._place = place
-        self._plan = plan
+        self._client, self._observer = client, observer
+        self._place, self._plan = place, plan
         self._endpoints = tuple(map(str, endpoints))
         self.stop = threading.Event()
         self.lost = 0  # requests that were never answered: what they do may come later
@@ -292,7 +290,8 @@ class RandomSource:
         self.size = size
         self._check = check
         self._base = os.urandom(BASE_BYTES)
-        self._tables = _make_tables() if size > PIECE_BYTES else ()
+        count = TABLES if size > PIECE_BYTES else 0
+        self._tables = [bytes(random.sample(range(BYTE_VALUES), BYTE_VALUES)) for _ in range(count)]
 
     def body(self, number: int) -> Body:
         """Return the body of object ``number``; it can be sent again."""
@@ -333,15 +332,6 @@ class GeneratedBody:
         for index, start in enumerate(range(0, self.length, PIECE_BYTES)):
             self._check()
             sink.write(self._piece(index, min(PIECE_BYTES, self.length - start)))
-
-
-def _make_tables() -> tuple[bytes, ...]:
-    values = list(range(BYTE_VALUES))
-    tables = []
-    for _ in range(TABLES):
-        random.shuffle(values)
-        tables.append(bytes(values))
-    return tuple(tables)
 
 
 # -- ways to list --------------------------------------------------------------------------

@@ -92,9 +92,7 @@ class Samples:
     __slots__ = ("bytes", "error", "errors", "objects", "times")
 
     def __init__(self, error: str = "") -> None:
-        self.bytes = 0
-        self.objects = 0
-        self.errors = 0
+        self.bytes = self.objects = self.errors = 0
         self.error = error
         self.times = Histogram()
 
@@ -173,14 +171,10 @@ class Workload:
         stall_s: float = STALL_S,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._act = act
-        self._observer = observer
-        self._duration_s = duration_s
-        self._stop = stop
-        self._stall_s = stall_s
-        self._now = now
-        self._deadline = 0.0
-        self._moved = 0.0
+        self._act, self._observer = act, observer
+        self._duration_s, self._stall_s = duration_s, stall_s
+        self._stop, self._now = stop, now
+        self._deadline = self._moved = 0.0
         self._ended: list[float] = []
         self.tallies: list[dict[str, Samples]] = [{} for _ in range(concurrency)]
         self.first_error: S3PoolError | None = None
@@ -362,11 +356,9 @@ def rows_of(
     lanes: Sequence[Mapping[str, Samples]], phase: str, *, endpoints: Iterable[str], seconds: float
 ) -> tuple[Measurement, ...]:
     """Return the row of all nodes, then one row for each node, from the samples of all lanes."""
-    rows = [result_of(total_of(lanes), phase, endpoint=ALL_NODES, alone=False, seconds=seconds)]
-    for endpoint in endpoints:
-        share = total_of([{endpoint: lane[endpoint]} for lane in lanes if endpoint in lane])
-        rows.append(result_of(share, phase, endpoint=endpoint, alone=False, seconds=seconds))
-    return tuple(rows)
+    shares = {each: total_of([{each: lane[each]} for lane in lanes if each in lane]) for each in endpoints}
+    of_nodes = {ALL_NODES: total_of(lanes), **shares}.items()
+    return tuple(result_of(share, phase, endpoint=each, alone=False, seconds=seconds) for each, share in of_nodes)
 
 
 @dataclass(frozen=True, slots=True)

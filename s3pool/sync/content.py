@@ -116,12 +116,9 @@ class PairComparer:
     """
 
     def __init__(self, first: Side, second: Side, *, by_content: bool, downloads: bool, retries: int) -> None:
-        self._first = first
-        self._second = second
+        self._first, self._second = first, second
         self._has_local = first.is_local or second.is_local
-        self._by_content = by_content
-        self._downloads = downloads
-        self._retries = retries
+        self._by_content, self._downloads, self._retries = by_content, downloads, retries
 
     def at_first_sight(self, first: Entry, second: Entry) -> Verdict | None:
         """Return what the listings tell; None when only a closer look can."""
@@ -262,8 +259,7 @@ class ContentComparer:
 
     def __init__(self, context: TransferContext, route: SyncPair, rules: Rules) -> None:
         self._client, self._source = context.client, context.source.client
-        self._rules = rules
-        self._route = route
+        self._rules, self._route = rules, route
         self._looks: dict[Task, Look] = {}
         self.new_hashes: deque[tuple[Identity, int, str]] = deque()
 

@@ -70,8 +70,7 @@ class Journal:
 
         A row is the name and the fields of its Record.
         """
-        nothing: list[Row] = []
-        while rows := self._try(functools.partial(self._read_names, PAIR_COLUMNS, "pairs", first), nothing):
+        while rows := self._try(functools.partial(self._read_names, PAIR_COLUMNS, "pairs", first), list[Row]()):
             yield rows
             first = rows[-1][0] + b"\0"
 
@@ -150,8 +149,7 @@ class Journal:
             self._all(act, side)
 
     def _all(self, query: str, *values: object) -> list[Row]:
-        nothing: list[Row] = []
-        return self._try(lambda: self._database.execute(query, values).fetchall(), nothing)
+        return self._try(lambda: self._database.execute(query, values).fetchall(), list[Row]())
 
     # -- the file --------------------------------------------------------------------------
 

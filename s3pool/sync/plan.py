@@ -55,9 +55,7 @@ class RecordReader:
     """The journal's records, for names that come in order; what no side has is forgotten."""
 
     def __init__(self, journal: Journal, names: Names, shard: Shard) -> None:
-        self._journal = journal
-        self._names = names
-        self._shard = shard
+        self._journal, self._names, self._shard = journal, names, shard
         after = None if shard.range is None else shard.range.after
         self._pages = journal.iter_rows(name_bytes(after or ""))
         self._rows: list[Row] = []

@@ -73,13 +73,9 @@ class Sync:
         watch: Watch[Item] = iter,
         partners: Partners | None = None,
     ) -> None:
-        self._route = route
-        self._context = context
-        self._options = options
-        self._list_pages = list_pages
-        self._on_outcome = on_outcome
-        self._watch = watch
-        self._partners = partners
+        self._route, self._context, self._options = route, context, options
+        self._list_pages, self._on_outcome = list_pages, on_outcome
+        self._watch, self._partners = watch, partners
         self._problems: deque[Problem] = deque()
         self._within = options.shard.range or EVERYTHING
         self._looker = ContentComparer(context, route, options.rules(route.direction))

@@ -101,14 +101,10 @@ class RemoteTree:
         sorts: bool = False,
         within: NameRange = EVERYTHING,
     ) -> None:
-        self._pages = pages
-        self._start = len(prefix)
-        self._names = names
-        self._sorts = sorts
-        self._within = within
+        self._pages, self._start = pages, len(prefix)
+        self._names, self._sorts, self._within = names, sorts, within
         self._last: bytes | None = None
-        self.is_ordered = True
-        self.has_ended = False
+        self.is_ordered, self.has_ended = True, False
         self.seen = 0
 
     def __iter__(self) -> Iterator[Batch]:
@@ -271,9 +267,8 @@ def sorted_batches(blocks: Iterable[Batch]) -> Iterator[Batch]:
             while rows_in_order := found.fetchmany(NAMES_PER_BLOCK):
                 raw, sizes, etags, modified, versions = zip(*rows_in_order, strict=True)
                 names_in_order = [name.decode("utf-8", "surrogateescape") for name in raw]
-                yield Batch(
-                    names_in_order, sizes, etags=etags, modified=modified, versions=versions if any(versions) else ()
-                )
+                versions = versions if any(versions) else ()
+                yield Batch(names_in_order, sizes, etags=etags, modified=modified, versions=versions)
     except sqlite3.Error as exc:
         raise JournalError(f"cannot sort the names of a listing ({exc}); is there room in /var/tmp?") from exc
 

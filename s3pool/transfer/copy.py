@@ -160,9 +160,8 @@ def _attributes(task: CopyTask, head: ObjectHead, context: TransferContext, part
     given = context.options.attributes
     merged = merge_for_copy(given, head)
     tags = given.tags or block_on(tags_of_source(task, head, context.source.client))
-    return replace(
-        merged, tags=tags, metadata={**merged.metadata, **({PART_SIZE: str(part_size)} if part_size else {})}
-    )
+    told = {PART_SIZE: str(part_size)} if part_size else {}
+    return replace(merged, tags=tags, metadata={**merged.metadata, **told})
 
 
 # -- from another pool ---------------------------------------------------------------------

@@ -442,7 +442,6 @@ def compare_checksum(what: object, told: ServerChecksum, found: bytes) -> bool:
 def _compare(what: object, name: str, found: str, expected: str) -> bool:
     if found != expected:
         advice = NO_MD5 if name == "MD5" else ""
-        raise IntegrityError(
-            f"{what}: the bytes that arrived have the {name} {found}, the object has {expected}{advice}"
-        )
+        have = f"the bytes that arrived have the {name} {found}"
+        raise IntegrityError(f"{what}: {have}, the object has {expected}{advice}")
     return True

@@ -72,11 +72,8 @@ class Flow(Generic[Item, Result]):
         window: TransferWindow | None = None,
         is_bulky: Callable[[Item], bool] = lambda _item: False,
     ) -> None:
-        self._executor = executor
-        self._work = work
-        self._items = items
-        self._window = window
-        self._is_bulky = is_bulky
+        self._executor, self._work, self._items = executor, work, items
+        self._window, self._is_bulky = window, is_bulky
         if window is not None:
             window.deliver(self._gave, self._failed)  # type: ignore[arg-type] # whose results are outcomes
         self._limit = max(1, executor.workers * ITEMS_PER_WORKER)
@@ -162,8 +159,7 @@ class TransferWindow:
     """
 
     def __init__(self, context: TransferContext, transfer: Transfer) -> None:
-        self.context = context
-        self.transfer = transfer
+        self.context, self.transfer = context, transfer
         self._executor: BoundedExecutor = context.executor
         self._give: Give = lambda _: None
         self._failed: Callable[[BaseException], None] = lambda _: None
@@ -300,8 +296,7 @@ class _Handed(NamedTuple):
 
 class _Thread:
     def __init__(self, window: TransferWindow, give: Give) -> None:
-        self._window = window
-        self._give = give
+        self._window, self._give = window, give
         self._context, self._transfer = window.context, window.transfer
         self._sender = window.context.client.sender
         self._flight = self._sender.window()  # what is under way

@@ -171,10 +171,7 @@ class Unfinished:
     def __init__(
         self, path: str, *, pool: Callable[[], str] = lambda: "", shared: bool = False, resumes: bool = True
     ) -> None:
-        self._path = path
-        self._find_pool = pool
-        self._shared = shared
-        self.resumes = resumes
+        self._path, self._find_pool, self._shared, self.resumes = path, pool, shared, resumes
         self._owner = f"{os.uname().nodename}:{os.getpid()}:{_start_of(os.getpid())}"
         # Guards the connection and the set; held for one statement.
         self._lock = threading.Lock()
@@ -375,8 +372,7 @@ class Leftovers:
     """
 
     def __init__(self, unfinished: Unfinished, client: S3Client) -> None:
-        self._unfinished = unfinished
-        self._client = client
+        self._unfinished, self._client = unfinished, client
         self._uploads: dict[tuple[str, str], list[str]] = {}
         for upload_id, bucket, key in unfinished.left_uploads():
             self._uploads.setdefault((bucket, key), []).append(upload_id)

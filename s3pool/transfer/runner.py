@@ -121,9 +121,7 @@ class _Run:
         summary: Summary | None,
         is_fatal: Callable[[Exception], bool],
     ) -> None:
-        self._context = context
-        self._is_fatal = is_fatal
-        self._on_outcome = on_outcome
+        self._context, self._on_outcome, self._is_fatal = context, on_outcome, is_fatal
         self._started = time.monotonic()
         self.summary = summary or Summary()
         self._seconds_before = self.summary.seconds

@@ -112,14 +112,18 @@ def open_below(root_fd: int, parents: list[bytes], *, create: bool = True) -> in
     return here
 
 
+def _open_way(root: str, parents: list[bytes], *, create: bool) -> int:
+    root_fd = open_root(root, create=create)
+    try:
+        return open_below(root_fd, parents, create=create)
+    finally:
+        os.close(root_fd)
+
+
 @contextlib.contextmanager
 def directory_below(root: str, parents: list[bytes], *, create: bool = False) -> Iterator[int]:
     """Open a directory below root for a block; raises as open_root() and open_below() do."""
-    root_fd = open_root(root, create=create)
-    try:
-        directory = open_below(root_fd, parents, create=create)
-    finally:
-        os.close(root_fd)
+    directory = _open_way(root, parents, create=create)
     try:
         yield directory
     finally:
@@ -151,8 +155,7 @@ class LastDirectory:
         self._create = create
         self._place: tuple[str, str] | None = None
         self.fd = -1
-        self.is_fresh = False
-        self.was_empty = False
+        self.is_fresh = self.was_empty = False
 
     def is_at(self, root: str, parent: str) -> bool:
         """Return whether the directory is the one of this name, and use it once more."""
@@ -165,14 +168,9 @@ class LastDirectory:
         Raises RefusedError: a step is a link. LocalFileError: it cannot be made or opened.
         """
         self.leave()
-        root_fd = open_root(root, create=self._create)
-        try:
-            self.fd = open_below(root_fd, steps, create=self._create)
-        finally:
-            os.close(root_fd)
+        self.fd = _open_way(root, steps, create=self._create)
         self._place = (root, parent)
-        self.is_fresh = True
-        self.was_empty = False
+        self.is_fresh, self.was_empty = True, False
         if self._create:
             with contextlib.suppress(OSError), os.scandir(self.fd) as entries:  # it may be written to, but not read
                 self.was_empty = next(entries, None) is None

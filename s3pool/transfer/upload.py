@@ -111,9 +111,11 @@ class StreamUpload:
             number, content = self._waiting.popleft()
         except IndexError:
             return False
-        size = len(content)
+        size, upload = len(content), self._multipart
         try:
-            self._put(number, content)
+            if self._error is None and upload is not None:
+                upload.put(number, BytesBody(content), digests=self._context.digest(content, upload.checksum))
+                self._meter.advance(size)
         except BaseException as exc:  # noqa: BLE001 - raised again in the thread that brings the parts
             self._error = self._error or exc
         del content
@@ -122,13 +124,6 @@ class StreamUpload:
             self._in_flight -= size
             self._change.notify_all()
         return True
-
-    def _put(self, number: int, content: bytes | bytearray) -> None:
-        upload = self._multipart
-        if self._error is not None or upload is None:
-            return
-        upload.put(number, BytesBody(content), digests=self._context.digest(content, upload.checksum))
-        self._meter.advance(len(content))
 
     def _await_all(self) -> None:
         self._store_until(lambda: not self._unstored)

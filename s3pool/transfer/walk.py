@@ -100,11 +100,10 @@ class Walk:
     ) -> None:
         self._root = os.fsencode(root)
         self._below = os.path.join(self._root, b"")
-        self._on_part = on_part
+        self._on_part, self._links = on_part, links
         self._on_left = on_left or (lambda _kind, _relative: None)
         self._names = names
         self._takes_all = takes_all(names)
-        self._links = links
         self._after = None if within.after is None else name_bytes(within.after)
         self._until = None if within.until is None else name_bytes(within.until)
         self._stat = os.lstat if links == LINKS_SKIP else os.stat

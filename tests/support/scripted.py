@@ -43,6 +43,8 @@ class ScriptedServer:
         with self._lock:
             self.connections += 1
             self._open.append(sock)
+            if self._stopped.is_set():  # it was accepted while the others were closed
+                sock.shutdown(socket.SHUT_RDWR)
 
     def _serve(self, sock: socket.socket) -> None:
         try:

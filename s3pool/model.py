@@ -128,6 +128,10 @@ class BodyStream(Protocol):
         """Return the connection to its pool if the body was read to the end, else drop it."""
 
 
+def _do_nothing() -> None:
+    pass
+
+
 class Response:
     """A response whose body is still on the wire; close it, or use it as a context.
 
@@ -136,7 +140,7 @@ class Response:
     """
 
     __slots__ = ("_ahead", "_stream", "body", "endpoint", "headers", "length", "lines",
-                 "patience_s", "reason", "status")  # fmt: skip
+                 "on_resumable", "patience_s", "reason", "status")  # fmt: skip
 
     def __init__(
         self,
@@ -157,8 +161,14 @@ class Response:
         self.length = length
         self.body: bytes | None = None  # set by preload()
         self.patience_s = PRELOAD_S  # for all of a body that is preloaded
+        self.on_resumable: Callable[[], None] = _do_nothing  # is told that the caller can go on elsewhere
         self._ahead: memoryview | None = None  # of the body, read already and not given yet
         self._stream = stream
+
+    def may_break_off(self) -> None:
+        """Let the body end with a TransportError where other nodes are faster: the caller asks for the rest there."""
+        if self.body is None:
+            self.on_resumable()
 
     def readinto(self, buffer: memoryview) -> int:
         """Fill part of the buffer from the wire; 0 at the end of a complete body."""

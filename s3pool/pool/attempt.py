@@ -242,6 +242,7 @@ class Attempt:
                 connect_timeout_s=connect_s,
                 fresh=fresh,
                 wait=wait,
+                is_patient=bool(self.history.errors),
             )
         except S3PoolError as exc:
             self._count(node)

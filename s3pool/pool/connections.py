@@ -35,7 +35,8 @@ from s3pool.endpoint import HttpProxy
 from s3pool.errors import ConfigError, ConnectError, SlotsBusyError, TLSError, describe_os_error
 from s3pool.model import Endpoint
 from s3pool.pool.http1 import NodeConnection
-from s3pool.pool.tcp import QUIET_S, Throttle
+from s3pool.pool.speed import Throttle
+from s3pool.pool.tcp import QUIET_S
 from s3pool.record import dataclass
 
 if TYPE_CHECKING:

@@ -7,11 +7,13 @@ import time
 from collections.abc import Callable
 
 from s3pool.body import EMPTY_BODY, BytesBody
-from s3pool.errors import ConnectError, ProtocolError, RequestTimeoutError, TransportError
+from s3pool.errors import ConnectError, ProtocolError, TransportError
 from s3pool.model import Request, Response
 from s3pool.pool.http1 import Head, NodeConnection, ResponseBody
-from s3pool.pool.node import CLOSED, ExchangeTotals, Node
-from s3pool.pool.tcp import TIMER_SLACK_S, EarlyResponse, NodeSilentError, StaleConnectionError
+from s3pool.pool.node import ExchangeTotals, Node
+from s3pool.pool.speed import BULK_BYTES
+from s3pool.pool.tcp import EarlyResponse, NodeSilentError, StaleConnectionError
+from s3pool.pool.watch import Watch
 
 DEADLINE_FACTOR = 5  # times its timeout an answer may take that is read whole
 FRESH_IDLE_S = 1.0  # what must not be sent twice goes over a connection idle for less than this
@@ -66,11 +68,10 @@ class CollectedResponse(Response):
         self._stream = _ENDED
 
 
-class Exchange:
+class Exchange(Watch):
     """A request that was sent and whose response head is awaited or read."""
 
-    __slots__ = ("_collected", "_filled", "_lost", "connection", "head", "is_over", "is_sent", "node",
-                 "received_before", "request", "response", "sent_before", "started", "was_waiting")  # fmt: skip
+    __slots__ = ("_collected", "_filled", "was_waiting")
 
     def __init__(self, node: Node, connection: NodeConnection, request: Request) -> None:
         self.node = node
@@ -82,8 +83,8 @@ class Exchange:
         self.response: Response | None = None
         self.sent_before = connection.bytes_sent  # on this connection, by those before
         self.received_before = connection.bytes_received
-        self.is_over = False
-        self.is_sent = False  # all of the request has left
+        connection.waited_s, connection.alarm_s = 0.0, node.delays.crawl_s
+        self.is_over = self.is_sent = self.is_patient = self.is_resumable = False
         self._lost: NodeSilentError | None = None  # why it was interrupted
         self._collected: bytearray | None = None  # of a body that outgrows the connection's buffer
         self._filled = 0
@@ -92,61 +93,6 @@ class Exchange:
     def __repr__(self) -> str:
         state = "over" if self.is_over else "answered" if self.head else "sent" if self.is_sent else "begun"
         return f"<Exchange {self.request.op} at {self.node.endpoint}: {state}>"
-
-    # -- how long it is waited for -----------------------------------------------------------
-
-    def on_quiet(self, quiet_s: float) -> None:
-        """Have a node probed that is silent. Raises NodeSilentError: it is known to be ill, and has siblings."""
-        node = self.node
-        now = time.monotonic()
-        is_endless = self.request.is_endless
-        is_long = quiet_s + TIMER_SLACK_S >= node.delays.suspect_s
-        if is_long and now - node.heard_at >= node.delays.suspect_s and not is_endless:
-            node.suspect()
-        if quiet_s >= node.delays.tell_s and node.on_long_wait is not None and not is_endless:
-            node.on_long_wait(self.request, f"{node.endpoint} has sent nothing for {quiet_s:.0f} s")
-        self.request.look_for_sender()
-        if (error := self.silence(now, quiet_s)) is not None:
-            raise error
-
-    def on_end(self) -> None:
-        """Raise the reason for which this exchange was interrupted, if it was."""
-        if self._lost is not None:
-            raise self._lost
-
-    def silence(self, now: float, quiet_s: float) -> NodeSilentError | None:
-        """Return the error with which to leave a node that is silent; None to go on waiting."""
-        node, request, delays = self.node, self.request, self.node.delays
-        if self._lost is not None or not node.has_sibling:
-            return self._lost
-        unheard_s = now - node.heard_at
-        has_head = self.head is not None
-        if node.breaker.state is CLOSED:
-            is_stalled = has_head and quiet_s >= delays.stall_s and not request.is_endless
-            if not is_stalled or (node.breaker.is_sound and unheard_s < delays.stall_s):
-                return None
-        elif not has_head and not request.leaves_at_once and unheard_s < delays.hold_s:
-            return None
-        what = "stalled in its answer" if has_head else "sent nothing" if self.is_sent else "took no bytes"
-        message = f"{node.endpoint} {what} for {quiet_s:.1f} s"
-        return NodeSilentError(message, endpoint=str(node.endpoint), sent=self.is_sent)
-
-    def interrupt(self) -> None:
-        """Wake the thread that waits for the head, if the node is to be left; from any thread."""
-        now = time.monotonic()
-        quiet_s = now - self.connection.moved_at
-        # A body, and a request that is being sent, look themselves each second.
-        if self.response is not None or not self.is_sent or quiet_s + TIMER_SLACK_S < self.node.delays.suspect_s:
-            return
-        if (error := self.silence(now, quiet_s)) is not None:
-            self._lost = error  # first this, then the look: whoever ends it does so the other way round
-            if not self.is_over:
-                self.connection.interrupt()
-
-    def late_error(self) -> RequestTimeoutError:
-        """Return the error of a node that has sent nothing since the request left."""
-        endpoint, seconds = self.node.endpoint, time.monotonic() - self.started
-        return RequestTimeoutError(f"{endpoint} sent nothing for {seconds:.1f} s", endpoint=str(endpoint))
 
     # -- the answer, waited for ----------------------------------------------------------------
 
@@ -176,6 +122,8 @@ class Exchange:
         now = time.monotonic()
         seconds = None if self.was_waiting else now - self.started
         self.node.note_answer(seconds, at=now, is_read=self.request.method in {"GET", "HEAD"})
+        if self.head is None and self.request.body.length >= BULK_BYTES and self.connection.waited_s:
+            self.node.speed.note(self.request.body.length, self.connection.waited_s, is_read=False)
         self.head = head
         self._set_window()
         self.connection.timeout_s = self._timeout_s
@@ -189,7 +137,11 @@ class Exchange:
             lines=head.lines,
             length=head.length,
         )
+        self.response.on_resumable = self._on_resumable
         self.response.patience_s = DEADLINE_FACTOR * self._timeout_s
+
+    def _on_resumable(self) -> None:
+        self.is_resumable = True
 
     @property
     def _timeout_s(self) -> float:
@@ -279,6 +231,8 @@ class Exchange:
         connection, node = self.connection, self.node
         sent, received = connection.bytes_sent - self.sent_before, connection.bytes_received - self.received_before
         node.counters.add(bytes_sent=sent, bytes_received=received)
+        if reusable and received >= BULK_BYTES and self.connection.waited_s:
+            node.speed.note(received, self.connection.waited_s, is_read=True)
         node.waiting.discard(self)
         self._end(reusable=reusable)
 
@@ -305,11 +259,13 @@ def begin_exchange(
     connect_timeout_s: float | None = None,
     fresh: bool = False,
     wait: bool = True,
+    is_patient: bool = False,
 ) -> Exchange:
     """Connect where needed, or in any case when ``fresh``, and send the request.
 
     A node that never answered in this process is asked for a sign of life, to be given within ``greeting_s``, before it
     gets a request that cannot be under way on two nodes at once: a dead node behind an open port must not swallow it.
+    One that ``is_patient`` does not leave a node that is slow.
 
     Raises TransportError: with ``sent`` False while the server cannot have acted. PoolExhausted: there is no free
     connection, and ``wait`` is False.
@@ -324,21 +280,21 @@ def begin_exchange(
             look=request.look_for_sender,
         )
         try:
-            return _begin_over(connection, node, request, build_head, greeting_s)
+            exchange = Exchange(node, connection, request)
+            exchange.is_patient = is_patient
+            return _begin_over(exchange, build_head, greeting_s)
         except StaleConnectionError:
             if not request.body.rewindable:
                 raise
             request.body.rewind()
 
 
-def _begin_over(
-    connection: NodeConnection, node: Node, request: Request, build_head: BuildHead, greeting_s: float | None
-) -> Exchange:
-    exchange = Exchange(node, connection, request)
+def _begin_over(exchange: Exchange, build_head: BuildHead, greeting_s: float | None) -> Exchange:
+    node, request = exchange.node, exchange.request
     node.waiting.add(exchange)
     try:
         if greeting_s is not None and not node.is_proven and not request.may_be_hedged:
-            _ask_for_life(connection, node, greeting_s)
+            _ask_for_life(exchange.connection, node, greeting_s)
         _send(exchange, build_head(node))
     except BaseException:
         exchange.abandon()

@@ -10,7 +10,7 @@ from s3pool.body import Body
 from s3pool.endpoint import HttpProxy
 from s3pool.errors import ProtocolError
 from s3pool.pool.http1 import Head, NodeConnection
-from s3pool.pool.tcp import Throttle
+from s3pool.pool.speed import Throttle
 
 PROXY_AUTHENTICATION_REQUIRED = 407
 HOST = re.compile(rb"\r\nhost: *([^\r]*)", re.IGNORECASE)

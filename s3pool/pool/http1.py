@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 from s3pool.body import Body, BytesBody
 from s3pool.errors import ProtocolError, RequestTimeoutError, TransportError
-from s3pool.pool.tcp import JOIN_LIMIT_BYTES, EarlyResponse, NodeSilentError, StaleConnectionError, TcpStream, Throttle
+from s3pool.pool.speed import Throttle
+from s3pool.pool.tcp import JOIN_LIMIT_BYTES, EarlyResponse, NodeSilentError, StaleConnectionError, TcpStream
 
 BUFFER_BYTES = 16 * 1024  # nearly every response head fits: RGW's and AWS's limits are 16 and 8 KiB
 MAX_BUFFER_BYTES = 64 * 1024  # for one that does not
@@ -28,8 +29,7 @@ HEADER_LINE = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[^\r\n\0]*")
 LENGTH = re.compile("[0-9]{1,19}")
 NO_BODY_STATUS = frozenset({204, 304})
 CONTINUE, FIRST_FINAL_STATUS = 100, 200
-MAX_KNOWN = 1024  # lines that are remembered, and their length
-MAX_KNOWN_LENGTH = 128
+MAX_KNOWN, MAX_KNOWN_LENGTH = 1024, 128  # lines that are remembered, and their length
 MOST_TRAILERS = 64
 CHUNK_SIZE = re.compile(rb"[0-9A-Fa-f]{1,16}")
 KEPT_TEXT = 60  # so much of what is wrong is told

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from s3pool.pool.speed import BodySpeed
 from s3pool.record import dataclass, field, replace
 
 if TYPE_CHECKING:
@@ -51,7 +52,8 @@ class Delays:
     from a node that answered nobody else in the meantime, has the node probed, with ``probe_s`` for the answer. When
     its circuit is open and another node is there, what may be repeated leaves at once. What may not, or works for
     minutes (Complete, copies), leaves when the node has answered nobody for ``hold_s``. A body is given up after
-    ``stall_s`` when its node has failed, or answered nobody since. After ``tell_s`` without a word from any node the
+    ``stall_s`` when its node has failed, or answered nobody since, and after ``crawl_s`` and many times what it would
+    have taken elsewhere. After ``tell_s`` without a word from any node the
     user is told, once, what is waited for.
     """
 
@@ -62,6 +64,7 @@ class Delays:
     suspect_s: float = 1.0
     probe_s: float = 1.5
     stall_s: float = 5.0
+    crawl_s: float = 3.0
     hold_s: float = 6.0
     tell_s: float = 10.0
 
@@ -280,6 +283,7 @@ class Node:
         self.cooling_until = 0.0
         self.latency_s = 0.0  # of all answers, for the balancing
         self.read_s = 0.0  # of the answers to GET and HEAD, for hedging
+        self.speed = BodySpeed()
         self.heard_at = 0.0  # when it answered anything last
         self.answered_at = 0.0  # when it answered a request last that was no probe
         self.lock_wait_s = 0.0  # how long it may hold back a write that another node died at

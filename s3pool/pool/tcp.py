@@ -13,13 +13,13 @@ import select
 import socket
 import struct
 import sys
-import threading
 import time
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
 from s3pool.body import READ_BLOCK_BYTES, FileSlice
 from s3pool.errors import IntegrityError, ProtocolError, RequestTimeoutError, describe_os_error
+from s3pool.pool.speed import Throttle
 
 JOIN_LIMIT_BYTES = 64 * 1024  # bodies up to this leave in one send with the head
 # What sendfile says of file systems that it cannot read from.
@@ -28,9 +28,8 @@ IS_LINUX = sys.platform.startswith("linux")
 TCP_QUICKACK = getattr(socket, "TCP_QUICKACK", None)
 QUIET_S = 1.0  # a wait is cut into pieces of this length, so that what befalls the node reaches it
 TIMER_SLACK_S = 0.005  # the kernel may wake a wait this much early
-PIECE_BYTES = 64 * 1024  # a limited transfer moves in pieces of this size, so that it flows evenly
-BURST_S = 0.1  # credit that may be saved up, in seconds of the rate
 LEAST_BYTES_PER_S = 1024  # less is no network, but somebody's trick
+PIECE_BYTES = 64 * 1024  # a limited transfer moves in pieces of this size, so that it flows evenly
 
 
 class StaleConnectionError(ProtocolError):
@@ -46,48 +45,16 @@ class EarlyResponse(Exception):
 
 
 class Watcher(Protocol):
-    """Whoever decides how long a silent connection is waited for; both are called by the thread that waits."""
+    """Whoever decides how long a silent connection is waited for; called by the thread that waits."""
 
     def on_quiet(self, quiet_s: float) -> None:
         """Raise a TransportError to end the wait, which has lasted so long without a byte."""
 
+    def on_slow(self) -> None:
+        """Raise a TransportError to end a transfer whose bytes were waited for ``alarm_s`` or longer in all."""
+
     def on_end(self) -> None:
         """Raise the TransportError that explains why the connection ended, where one is known."""
-
-
-class Throttle:
-    """Hold all transfers together at a rate in bytes per second, received ones at ``down``; 0 is no limit."""
-
-    def __init__(
-        self,
-        rate: int,
-        *,
-        down: int | None = None,
-        now: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
-        self._rate = rate
-        self._down = None if down is None else Throttle(down, now=now, sleep=sleep)
-        self._now = now
-        self._sleep = sleep
-        # Guards the schedule; the waiting itself happens outside of it.
-        self._lock = threading.Lock()
-        self._free_at = 0.0
-
-    def take(self, count: int) -> None:
-        """Wait until count bytes fit into the rate: every caller books a slot of its own at the end of the line."""
-        if not self._rate:
-            return
-        with self._lock:
-            now = self._now()
-            self._free_at = max(self._free_at, now - BURST_S) + count / self._rate
-            wait = self._free_at - now
-        if wait > 0:
-            self._sleep(wait)
-
-    def take_received(self, count: int) -> None:
-        """Wait until count bytes that were received fit into their rate."""
-        (self._down or self).take(count)
 
 
 class Pace:
@@ -124,8 +91,8 @@ class TcpStream:
     """A connected socket, plain or under TLS; used by one thread at a time."""
 
     __slots__ = ("_poll", "_receive_timeout_s", "_send_timeout_s", "_sock", "_taking", "_throttle", "_trouble",
-                 "bytes_received", "bytes_sent", "endpoint", "is_tls", "moved_at", "pace", "timeout_s", "tls_version",
-                 "watcher")  # fmt: skip
+                 "alarm_s", "bytes_received", "bytes_sent", "endpoint", "is_tls", "moved_at", "pace", "timeout_s",
+                 "tls_version", "waited_s", "watcher")  # fmt: skip
 
     def __init__(
         self, sock: socket.socket, *, endpoint: str, tls_version: str = "", throttle: Throttle | None = None
@@ -144,6 +111,8 @@ class TcpStream:
         self.tls_version = tls_version
         self.bytes_sent = self.bytes_received = 0
         self.moved_at = 0.0  # when bytes came or went last
+        self.waited_s = 0.0  # for bytes of either way, by the watcher's exchange
+        self.alarm_s = math.inf
         self.watcher: Watcher | None = None  # while an exchange is under way
 
     def close(self) -> None:
@@ -283,6 +252,9 @@ class TcpStream:
             self._taking.window_s = self.timeout_s
             self._taking.judge(since - started, sent, sent=False)
             left -= sent
+            self.waited_s += since - started
+            if self.waited_s > self.alarm_s and self.watcher is not None:
+                self.watcher.on_slow()
 
     def send_file(self, fd: int, offset: int, count: int) -> None:
         """Send part of a file: by the kernel on plain sockets, through one buffer under TLS.
@@ -355,6 +327,9 @@ class TcpStream:
         now = self.moved_at = time.monotonic()
         self.bytes_received += count
         self.pace.judge(now - started, count)
+        self.waited_s += now - started
+        if self.waited_s > self.alarm_s and self.watcher is not None:
+            self.watcher.on_slow()
         if self._throttle is not None:
             self._throttle.take_received(count)
         return count

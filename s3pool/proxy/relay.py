@@ -126,6 +126,7 @@ class Relay:
         Raises ClientGoneError: the client hung up. TransportError: the node did, and nothing was sent yet, or too much
         to begin anew; ``is_begun`` tells which.
         """
+        self._let_break_off()
         if not self.has_body:
             self._start()
         elif self._response.body is not None:
@@ -241,6 +242,11 @@ class Relay:
             raise broken
         self._record.resumes += 1
         self._response = response
+        self._let_break_off()
+
+    def _let_break_off(self) -> None:
+        if self.resume is not None and self.resumes_left and self._etag:
+            self._response.may_break_off()
 
     def _is_the_rest(self, response: Response, span: tuple[int, int, int]) -> bool:
         return (

@@ -206,6 +206,8 @@ class ObjectReader:
 
     def _drain(self, response: Response, take: Take) -> bool:
         skip = self._check(response)
+        if self._known.etag:
+            response.may_break_off()
         end = self._place[1] if self._place is not None else None
         for block in self._blocks(response):
             rest = block[min(skip, len(block)) :]

@@ -87,11 +87,13 @@ MODULE_LINES = 450
 INNER_FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
     "config": (("values",), ("options",), ("files",), ("aws_files",), ("load",)),
     "pool": (
+        ("speed",),
         ("tcp",),
         ("http1",),
         ("connections", "forwarding", "splice"),
         ("node",),
-        ("balancer", "exchange"),
+        ("balancer", "watch"),
+        ("exchange",),
         ("health", "resolver", "retry"),
         ("attempt",),
         ("window",),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from s3pool.model import Endpoint
 from tests.support.listening import close_listener, serve_each
@@ -44,7 +45,8 @@ class ScriptedServer:
             self.connections += 1
             self._open.append(sock)
             if self._stopped.is_set():  # it was accepted while the others were closed
-                sock.shutdown(socket.SHUT_RDWR)
+                with suppress(OSError):
+                    sock.shutdown(socket.SHUT_RDWR)
 
     def _serve(self, sock: socket.socket) -> None:
         try:

@@ -1,4 +1,4 @@
-"""The forms of results: lines of text, JSON lines, CSV.
+"""The forms of results: lines of text, JSON lines, CSV, tables.
 
 A listing spends most of its time here, so the objects of a page are formatted column by
 column: no step is done for one object that can be done for all of them at once. A page with
@@ -43,6 +43,7 @@ WORTH_A_TABLE = 200  # sizes; fewer are formatted before the table is made
 STAMP = b"\n[YYYY-MM-DD hh:mm:ss UTC] \0"  # with the line break before it, and a NUL at which a column is split
 STAMP_START = len("\n[")
 STAMP_DIGITS = tuple(place for place, sign in enumerate(STAMP) if sign in b"YMDhms")
+TABLE_GAP = "  "
 PRINTABLE = bytes(range(ord(" "), 0x7F))
 JSON_SPECIAL = b'"\\'  # what JSON escapes of printable text
 CSV_SPECIAL = b',"\r\n'  # what CSV puts in quotes
@@ -384,3 +385,16 @@ def _kib_texts() -> tuple[list[str], list[str]]:
     tenths = [human_size(-(-tenth * STEP // 10)) for tenth in range(100)]
     wholes = [human_size(whole * STEP) for whole in range(STEP)]
     return tenths, wholes
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, right: frozenset[int] = frozenset()) -> list[str]:
+    """Return the lines of a table; columns in ``right`` are right-aligned, the last one is not padded."""
+    grid = [list(header), *map(list, rows)]
+    widths = [max(len(row[column]) for row in grid) for column in range(len(header))]
+    return [
+        TABLE_GAP.join(
+            cell.rjust(width) if column in right else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in grid
+    ]

@@ -205,7 +205,7 @@ def _print_stats(args: argparse.Namespace, ctx: Context) -> None:
         return
     if not ctx.opened_sessions or not getattr(args, "stats", False):
         return
-    from s3pool.cli.tables import print_list_stats, print_stats
+    from s3pool.cli.logs import print_list_stats, print_stats
 
     try:
         print_stats(ctx.endpoint_stats(), ctx.out)

@@ -143,7 +143,7 @@ INNER_FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
     "speedtest": (("measure",), ("bench",)),
     "cli": (
         ("catalog", "output", "parser", "progress", "header_flags"),
-        ("context", "formats", "logs", "tables"),
+        ("context", "formats", "logs"),
         ("outcomes", "selection"),
         ("search", "transfers"),
         ("commands",),

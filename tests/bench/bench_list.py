@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from s3pool.body import EMPTY_BODY, EMPTY_SHA256
-from s3pool.cli.tables import table
+from s3pool.cli.formats import table
 from s3pool.config.load import load_config
 from s3pool.location import S3Path
 from s3pool.session import Session, open_session

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from s3pool.cli.tables import table
+from s3pool.cli.formats import table
 from tests.bench.figures import Round, figure, ratio
 from tests.bench.results import Report, WorkResult
 from tests.bench.targets import NAMES, OURS, Verdict

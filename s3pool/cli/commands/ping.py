@@ -9,10 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from s3pool.cli.context import Context
-from s3pool.cli.formats import format_stamp
+from s3pool.cli.formats import format_stamp, table
 from s3pool.cli.output import DENIED, DONE, NO_ENDPOINT, Output
 from s3pool.cli.parser import positive_int, seconds, switch
-from s3pool.cli.tables import live_lines, table
 from s3pool.errors import AccessDeniedError, CredentialsError, NoEndpointError, ProtocolError, S3Error, S3PoolError
 from s3pool.model import format_iso_time
 from s3pool.pool.connections import ConnectionPool
@@ -34,6 +33,8 @@ PLAIN_TO_TLS = 400  # what many servers answer to HTTP on their port for HTTPS
 NOT_IMPLEMENTED = 501
 
 Show = Callable[[list[ProbeResult]], None]
+Line = tuple[str, str]  # a text and its colour, "" for the terminal's own
+Draw = Callable[[Sequence[Line]], None]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -151,11 +152,32 @@ def _view(args: argparse.Namespace, ctx: Context) -> Iterator[Show]:
     elif not out.is_tty or ctx.environ.get("TERM") == "dumb":
         yield lambda results: _show_line(results, ctx)
     else:
-        with live_lines(color=out.is_colored()) as draw:
+        with _live_lines(color=out.is_colored()) as draw:
             yield lambda results: draw([*_painted_lines(results, ctx), (stamp(ctx), "")])
 
 
-def _painted_lines(results: Sequence[ProbeResult], ctx: Context) -> list[tuple[str, str]]:
+@contextmanager
+def _live_lines(*, color: bool) -> Iterator[Draw]:
+    """Yield a function that draws lines over the lines that it drew before.
+
+    Lines are cut at the terminal's width at that moment. The last lines stay when the context ends.
+    """
+    from rich.console import Console, Group
+    from rich.live import Live
+    from rich.text import Text
+
+    console = Console(no_color=not color)
+    # The caller draws: no refresh thread.
+    with Live(console=console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False) as live:
+
+        def draw(lines: Sequence[Line]) -> None:
+            texts = [Text(text, style=style, no_wrap=True, overflow="ellipsis") for text, style in lines]
+            live.update(Group(*texts), refresh=True)
+
+        yield draw
+
+
+def _painted_lines(results: Sequence[ProbeResult], ctx: Context) -> list[Line]:
     header, *lines = map(ctx.out.escape, table(HEADER, map(_row, results), right=NUMBERS))
     colors = ["green" if result.is_alive else "red" for result in results]
     return [(header, ""), *zip(lines, colors, strict=True)]

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from s3pool.cli.context import Context
+from s3pool.cli.formats import table
 from s3pool.cli.output import DONE, FAILED
 from s3pool.cli.parser import positive_int, seconds, size_in_bytes, switch
-from s3pool.cli.tables import Bar, bar_lines, fitted_table, format_count, format_ms, format_throughput, terminal_width
 from s3pool.errors import S3PoolError, UsageError, is_pool_dead
 from s3pool.location import S3Path
 from s3pool.model import Endpoint
+from s3pool.record import dataclass
 from s3pool.s3.client import S3Client
 from s3pool.s3.requests import MAX_SINGLE_PUT_BYTES, MIB
 from s3pool.speedtest.bench import PHASES, Bench, BenchPlan, check_bucket, describe, new_prefix, remove_all
@@ -32,6 +34,10 @@ MOVES_BYTES = PHASES[:2]  # uploads and downloads
 NUMBERS = frozenset(range(1, 8))
 WAY_HEADER = ("listing", "objects", "pages", "seconds", "objects/s", "factor")
 WAY_NUMBERS = frozenset(range(1, 6))
+ELLIPSIS = "…"
+LEAST_NAME = 12  # a shorter piece of a URL names no node
+MOST_BAR = 40
+TEN, THOUSAND = 10, 1000
 ONE_DIGIT, TWO_DIGITS, THREE_DIGITS = 1, 2, 3
 
 
@@ -190,7 +196,7 @@ def _show_phase(rows: Sequence[Measurement], plan: BenchPlan, ctx: Context, *, g
                 out.record(_record(row))
         out.flush()
         return
-    width = terminal_width() if out.is_tty else 0
+    width = _terminal_width() if out.is_tty else 0
     moves_bytes = rows[0].phase in MOVES_BYTES
     size = f"objects of {format_size(plan.size)}, " if moves_bytes else ""
     header = ("node", "bytes/s" if moves_bytes else "objects/s", "req/s", "p50", "p90", "p99", "max", "errors")
@@ -258,7 +264,7 @@ def _draw(results: Sequence[Measurement], findings: Sequence[Finding], ctx: Cont
         alone = [row for row in rows if row.alone]
         bars = [_bar(row, is_slow=(phase, row.endpoint) in slow) for row in alone or rows]
         what = "speed of each node alone" if alone else "mean time of a request, shorter is better"
-        lines = bar_lines(bars, width=terminal_width(), color=ctx.out.is_colored())
+        lines = bar_lines(bars, width=_terminal_width(), color=ctx.out.is_colored())
         if len(rows) > 1 and lines:
             ctx.out.lines(["", f"{phase}: {what}", *lines])
 
@@ -294,7 +300,7 @@ def _compare_listings(path: S3Path, args: argparse.Namespace, ctx: Context) -> i
         else:
             ctx.out.note(f"s3pool: {_way_name(way)}: {format_count(way.objects_per_s)} objects/s")
     if not ctx.out.json:
-        width = terminal_width() if ctx.out.is_tty else 0
+        width = _terminal_width() if ctx.out.is_tty else 0
         ctx.out.lines(fitted_table(WAY_HEADER, list(map(_way_cells, ways)), right=WAY_NUMBERS, width=width))
     return DONE
 
@@ -330,3 +336,91 @@ def _way_record(way: Way) -> dict[str, object]:
         "factor": round(way.factor, TWO_DIGITS) or None,
         "complete": way.complete,
     }
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One bar; a ``bad`` one is red."""
+
+    name: str
+    value: float
+    text: str
+    bad: bool = False
+
+
+def _terminal_width() -> int:
+    """Return the width of the terminal in columns; the variable COLUMNS overrides it."""
+    return shutil.get_terminal_size().columns
+
+
+def fitted_table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], *, right: frozenset[int], width: int = 0
+) -> list[str]:
+    """Return the lines of a table, with the first column shortened to fit ``width``; 0 is no limit."""
+    lines = table(header, rows, right=right)
+    excess = max(map(len, lines)) - width if width else 0
+    if excess <= 0:
+        return lines
+    names = [row[0] for row in rows]
+    room = max(LEAST_NAME, max(map(len, (header[0], *names))) - excess)
+    short = fit_names(names, room)
+    return table(header, [(name, *row[1:]) for name, row in zip(short, rows, strict=True)], right=right)
+
+
+def fit_names(names: Sequence[str], room: int) -> list[str]:
+    """Shorten URLs to ``room`` characters: drop the scheme, then cut out the middle."""
+    if max(map(len, names), default=0) <= room:
+        return list(names)
+    return [_shorten(name.partition("://")[2] or name, room) for name in names]
+
+
+def _shorten(name: str, room: int) -> str:
+    if len(name) <= room:
+        return name
+    tail = (room - 1) // 2
+    return f"{name[: room - 1 - tail]}{ELLIPSIS}{name[len(name) - tail :]}"
+
+
+def format_ms(milliseconds: float) -> str:
+    """Format a time in five characters: ``0.8ms``, ``12ms``, ``1.2s``."""
+    if round(milliseconds, 1) < TEN:
+        return f"{milliseconds:.1f}ms"
+    if round(milliseconds) < THOUSAND:
+        return f"{milliseconds:.0f}ms"
+    seconds = milliseconds / THOUSAND
+    return f"{seconds:.1f}s" if round(seconds, 1) < TEN else f"{seconds:.0f}s"
+
+
+def format_count(number: float) -> str:
+    """Format a rate without a unit: one decimal below 10."""
+    return f"{number:.1f}" if round(number, 1) < TEN else f"{number:.0f}"
+
+
+def format_throughput(bytes_per_s: float) -> str:
+    """Format bytes a second in nine characters: ``51MiB/s``."""
+    return f"{format_size(round(bytes_per_s))}/s"
+
+
+def bar_lines(bars: Sequence[Bar], *, width: int, color: bool) -> list[str]:
+    """Return bars as lines of at most ``width`` columns; the longest bar fills its column."""
+    from rich.bar import Bar as RichBar
+    from rich.console import Console
+    from rich.table import Table
+
+    most = max((bar.value for bar in bars), default=0.0)
+    if not most:
+        return []
+    texts = max(len(bar.text) for bar in bars)
+    names = fit_names([bar.name for bar in bars], max(LEAST_NAME, (width - texts) // 2))
+    room = max(1, min(MOST_BAR, width - texts - max(map(len, names)) - 2 * len("  ")))
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(no_wrap=True)
+    grid.add_column(width=room)
+    grid.add_column(justify="right", no_wrap=True)
+    for name, bar in zip(names, bars, strict=True):
+        style = "red" if bar.bad else "green"
+        grid.add_row(name, RichBar(most, 0, bar.value, width=room, color=style), bar.text)
+    console = Console(width=width, force_terminal=color, no_color=not color, color_system="standard" if color else None)
+    with console.capture() as captured:
+        console.print(grid, markup=False, highlight=False)
+    return [line.rstrip() for line in captured.get().splitlines()]

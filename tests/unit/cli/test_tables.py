@@ -7,8 +7,7 @@ import json
 
 import pytest
 
-from s3pool.cli.output import Output
-from s3pool.cli.tables import (
+from s3pool.cli.commands.speedtest import (
     Bar,
     bar_lines,
     fit_names,
@@ -16,9 +15,10 @@ from s3pool.cli.tables import (
     format_count,
     format_ms,
     format_throughput,
-    print_stats,
-    table,
 )
+from s3pool.cli.formats import table
+from s3pool.cli.logs import print_stats
+from s3pool.cli.output import Output
 from s3pool.pool.node import EndpointStats
 
 LONG = "https://gateway-17.storage.example.com:7480"

@@ -59,6 +59,7 @@ SETTINGS = ("tag", "version", "retention", "legalhold", "policy", "anonymous", "
 _SHARED = {
     "cat": ("head",),
     "cp": ("mv", "pipe"),
+    "diff": ("check",),
     "du": ("tree",),
     "mb": ("rb",),
     "print": ("completion", "shards"),

@@ -1,32 +1,32 @@
-"""s3pool diff: two trees side by side, in name order, while both are listed; check compares by its code, too."""
+"""s3pool diff and check: two trees side by side, in name order, while both are listed; or the answers of all nodes."""
 
 from __future__ import annotations
 
 import argparse
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 
 from s3pool.cli.context import Context
 from s3pool.cli.outcomes import print_summary
 from s3pool.cli.output import DONE, FAILED, SKIPPED, code_of_interrupt, combined, exit_code_for
-from s3pool.cli.parser import switch, text_flag
+from s3pool.cli.parser import Command, switch, text_flag
 from s3pool.cli.selection import AUTO, add_listing_flags, list_mode
 from s3pool.cli.transfers import add_filter_flags, executor_for, watch_health
 from s3pool.errors import NotFoundError, S3PoolError, UnorderedError, UsageError
 from s3pool.filters import NameFilter
-from s3pool.location import LocalPath, Location, S3Path, StdStream, dest_for
-from s3pool.model import ListPage
-from s3pool.s3.list_all import list_pages
+from s3pool.location import LocalPath, Location, S3Path, StdStream, dest_for, name_bytes
+from s3pool.model import Endpoint, ListPage
+from s3pool.s3.client import S3Client
+from s3pool.s3.list_all import list_pages, on_one_node
+from s3pool.s3.paging import iter_pages
 from s3pool.sync.compare import Batch, Entry, merge
 from s3pool.sync.content import DIFFERENT, ONLY_FIRST, ONLY_SECOND, SAME, UNKNOWN, PairComparer, Side, Verdict
-from s3pool.sync.scan import Ahead, RemoteTree, local_source
+from s3pool.sync.scan import AFTER_SLASH, Ahead, RemoteTree, local_source
 from s3pool.transfer.flow import Flow
 from s3pool.transfer.safe_path import local_error
 from s3pool.transfer.tasks import Problem
-from s3pool.transfer.walk import LINK_RULES, LINKS_FILES
-
-EXAMPLES = ("diff /var/lib/app s3/backup/app", "diff s3/photos s3/photos --source-profile old")
+from s3pool.transfer.walk import LINK_RULES, LINKS_FILES, NO_FILTER
 
 NAMES = {  # of the signs, in records and in the summary
     SAME: ("same", "the same"),
@@ -35,14 +35,12 @@ NAMES = {  # of the signs, in records and in the summary
     ONLY_SECOND: ("only_second", "only in the second"),
     UNKNOWN: ("unknown", "not to be told apart without --download"),
 }
-IS_ABSENT = "absent"  # from the other side
 
 
-def add_arguments(parser: argparse.ArgumentParser, *, one_is_enough: bool = False) -> None:
-    """Add the operands and flags of commands that compare two trees."""
+def _add_trees(parser: argparse.ArgumentParser, *, nargs_of_second: str | None = None) -> None:
     parser.add_argument("first", metavar="A", help="a local path or s3/BUCKET/PREFIX")
-    nargs = "?" if one_is_enough else None
-    parser.add_argument("second", metavar="B", nargs=nargs, default="", help="the same; one of the two is in S3")
+    what = "the same; one of the two is in S3"
+    parser.add_argument("second", metavar="B", nargs=nargs_of_second, default="", help=what)
     add_filter_flags(parser)
     parser.add_argument("--links", choices=LINK_RULES, default=LINKS_FILES, help="which symbolic links are followed")
     switch(parser, "-l", "--long", help="after each name, what told it")
@@ -52,21 +50,31 @@ def add_arguments(parser: argparse.ArgumentParser, *, one_is_enough: bool = Fals
     add_listing_flags(parser, jobs=AUTO)
 
 
-def run(args: argparse.Namespace, ctx: Context) -> int:
+def _add_proofs(parser: argparse.ArgumentParser) -> None:
+    _add_trees(parser, nargs_of_second="?")
+    switch(parser, "--download", help="read the bytes of both sides, whatever is told of them")
+    switch(parser, "--nodes", help="ask every node for the keys of A, and name those that disagree")
+
+
+def _diff(args: argparse.Namespace, ctx: Context) -> int:
     """Compare names, sizes and ETags; no file is read."""
-    return compare(args, ctx, by_content=False, downloads=False, shows_same=False)
+    return _Comparison(*_sides(args, ctx), ctx, proves=False).run()
 
 
-def compare(args: argparse.Namespace, ctx: Context, *, by_content: bool, downloads: bool, shows_same: bool) -> int:
-    """Compare A and B, print what was found, and return the exit code."""
-    first, second = _sides(args, ctx)
-    comparer = PairComparer(first, second, by_content=by_content, downloads=downloads, retries=ctx.config.retries)
-    return _Comparison(first, second, comparer, ctx, shows_same=shows_same).run()
+def _check(args: argparse.Namespace, ctx: Context) -> int:
+    """Compare the content of two trees, or the answers of all nodes."""
+    if args.nodes:
+        if args.second or args.download or args.source_profile:
+            raise UsageError("--nodes takes one path, and neither --download nor --source-profile")
+        return _check_nodes(ctx.s3(args.first), ctx)
+    if not args.second:
+        raise UsageError("check needs two trees: check A B, or check --nodes A")
+    return _Comparison(*_sides(args, ctx), ctx, proves=True).run()
 
 
 def _sides(args: argparse.Namespace, ctx: Context) -> tuple[Side, Side]:
     first, second = ctx.location(args.first, is_source=True), ctx.location(args.second)
-    _check(first, second)
+    _refuse_others(first, second)
     ours, theirs = ctx.source_session.client, ctx.client
     one = Side(first, ours)  # type: ignore[arg-type]
     if not _is_one(one):
@@ -76,7 +84,7 @@ def _sides(args: argparse.Namespace, ctx: Context) -> tuple[Side, Side]:
     return Side(one.place, ours, is_one=True), Side(dest_for(first, second), theirs, is_one=True)  # type: ignore[arg-type]
 
 
-def _check(first: Location, second: Location) -> None:
+def _refuse_others(first: Location, second: Location) -> None:
     for place in (first, second):
         if isinstance(place, StdStream):
             raise UsageError("- is a stream, and only trees and objects are compared")
@@ -119,10 +127,13 @@ _Pair = tuple[Entry, Entry]  # of one name, which only a closer look tells apart
 
 
 class _Comparison:
-    def __init__(self, first: Side, second: Side, comparer: PairComparer, ctx: Context, *, shows_same: bool) -> None:
-        self._first, self._second, self._comparer = first, second, comparer
-        self._ctx, self._args = ctx, ctx.args
-        self._shows_same = shows_same
+    """Compares two sides; one that ``proves`` compares content, and shows what is the same, too."""
+
+    def __init__(self, first: Side, second: Side, ctx: Context, *, proves: bool) -> None:
+        self._first, self._second, self._ctx, self._args = first, second, ctx, ctx.args
+        self._proves, retries = proves, ctx.config.retries
+        downloads = proves and ctx.args.download
+        self._comparer = PairComparer(first, second, by_content=proves, downloads=downloads, retries=retries)
         self._counts = dict.fromkeys(NAMES, 0)
         self._codes: list[int] = []
         self._failed = 0
@@ -130,7 +141,6 @@ class _Comparison:
         self._listings: list[Ahead[ListPage]] = []
 
     def run(self) -> int:
-        """Compare everything, and print the summary."""
         executor = executor_for(self._ctx, inline=self._first.is_one)
         try:
             for pair, found in Flow(executor, self._look, watch_health(self._pairs(), self._ctx)):
@@ -152,7 +162,10 @@ class _Comparison:
                 listing.close()
         self._check_found()
         self._summarize()
-        return self._exit_code()
+        counts = self._counts
+        if counts[DIFFERENT] or counts[ONLY_FIRST] or counts[ONLY_SECOND]:
+            return FAILED
+        return combined([*self._codes, SKIPPED if counts[UNKNOWN] and self._proves else DONE])
 
     def _look(self, pair: _Pair) -> tuple[_Pair, Verdict | S3PoolError]:
         try:
@@ -167,7 +180,7 @@ class _Comparison:
         for ours, theirs in merge(self._batches(self._first), self._batches(self._second)):
             self._tell_problems()
             if ours is None or theirs is None:
-                verdict = Verdict(ONLY_FIRST if theirs is None else ONLY_SECOND, IS_ABSENT)
+                verdict = Verdict(ONLY_FIRST if theirs is None else ONLY_SECOND, "absent")
                 self._tell_all(verdict, (ours or theirs or Batch((), ())).names)
                 continue
             if (all_same := self._comparer.at_one_sight(ours, theirs)) is not None:
@@ -194,14 +207,11 @@ class _Comparison:
                 target_of=lambda _: "",
                 on_problem=self._problems.append,
             )
-        pages = Ahead(self._pages(side, place))
+        mode = list_mode(args, self._ctx, ordered=not args.sort)
+        pages = Ahead(list_pages(side.client, place.bucket, prefix=place.tree_prefix, mode=mode))
         self._listings.append(pages)
         tree = RemoteTree(pages, place.tree_prefix, names=NameFilter(args.name_rules), sorts=args.sort)
         return map(_without_directories, tree) if self._first.is_local or self._second.is_local else tree
-
-    def _pages(self, side: Side, place: S3Path) -> Iterator[ListPage]:
-        mode = list_mode(self._args, self._ctx, ordered=not self._args.sort)
-        return list_pages(side.client, place.bucket, prefix=place.tree_prefix, mode=mode)
 
     def _tell_problems(self) -> None:
         while self._problems:
@@ -215,7 +225,7 @@ class _Comparison:
         self._ctx.out.error(error, source=first, target=second, of_one=True)
 
     def _tell_all(self, verdict: Verdict, names: Sequence[str]) -> None:
-        if verdict.sign == SAME and not self._shows_same:
+        if verdict.sign == SAME and not self._proves:
             self._counts[SAME] += len(names)
             return
         for name in names:
@@ -225,7 +235,7 @@ class _Comparison:
         sign, by = verdict
         self._counts[sign] += 1
         out = self._ctx.out
-        if sign in (SAME, UNKNOWN) and (not self._shows_same or (sign == SAME and out.quiet)):
+        if sign in (SAME, UNKNOWN) and (not self._proves or (sign == SAME and out.quiet)):
             return
         if out.json:
             first, second = self._first.text(name), self._second.text(name)
@@ -250,13 +260,6 @@ class _Comparison:
         fields = {**{NAMES[sign][0]: count for sign, count in counts}, "failed": self._failed}
         print_summary(fields, self._ctx, text=f"s3pool: {', '.join(words)}")
 
-    def _exit_code(self) -> int:
-        counts = self._counts
-        if counts[DIFFERENT] or counts[ONLY_FIRST] or counts[ONLY_SECOND]:
-            return FAILED
-        unknown = SKIPPED if counts[UNKNOWN] and self._shows_same else DONE
-        return combined([*self._codes, unknown])
-
 
 def _without_directories(batch: Batch) -> Batch:
     """Leave out the empty objects that stand for directories, which a walk does not tell of."""
@@ -264,3 +267,183 @@ def _without_directories(batch: Batch) -> Batch:
         return batch
     names = zip(batch.names, batch.sizes, strict=True)
     return batch.pick([size > 0 or not (not name or name.endswith("/")) for name, size in names])
+
+
+Fact = tuple[int, str] | None  # size and ETag of a key; None where there is none
+
+
+def _check_nodes(path: S3Path, ctx: Context) -> int:
+    """Compare what the nodes tell of the keys below a path, or of the key itself, and return the exit code."""
+    if not path.bucket:
+        raise UsageError("check --nodes needs a bucket: s3/BUCKET or s3/BUCKET/PREFIX")
+    endpoints = [node.endpoint for node in ctx.session.nodes]
+    if len(endpoints) < 2:
+        raise UsageError("check --nodes compares the nodes of a pool, and this pool has one endpoint")
+    views = [_View(ctx.client, path, endpoint) for endpoint in endpoints]
+    try:
+        return _NodeCheck(path, views, ctx).run()
+    finally:
+        for view in views:
+            view.pages.close()
+
+
+class _View:
+    """The keys as one node tells them; ``error`` is what ended its listing."""
+
+    def __init__(self, client: S3Client, path: S3Path, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        self.error: S3PoolError | None = None
+        self.has_no_bucket = False
+        self.at = 0  # of the page: where the next key is
+        self._client, self._path = client, path
+        lister = on_one_node(client, endpoint)
+        # A name without a slash at its end may be a key, a tree, or both.
+        until = None if path.is_prefix else path.key + AFTER_SLASH
+        self.pages = Ahead(iter_pages(lister, path.bucket, prefix=path.key, until=until, must_be_ordered=True))
+        self._batches = self._read()
+        self._batch = Batch((), ())
+
+    def _read(self) -> Iterator[Batch]:
+        path = self._path
+        try:
+            for batch in RemoteTree(self.pages, "", names=NO_FILTER):
+                mine = [key == path.key or key.startswith(path.tree_prefix) for key in batch.names]
+                yield batch if all(mine) else batch.pick(mine)
+        except NotFoundError as exc:
+            if exc.code != "NoSuchBucket":
+                raise
+            self.has_no_bucket = True
+
+    def head(self) -> str | None:
+        """Return the next key; None at the end, or where the listing has failed."""
+        try:
+            while self.at == len(self._batch.names):
+                batch = next(self._batches, None)
+                if batch is None:
+                    return None
+                self._batch, self.at = batch, 0
+        except S3PoolError as exc:
+            self.error = exc
+            return None
+        return self._batch.names[self.at]
+
+    @property
+    def rest(self) -> Batch:
+        """What is left of the page."""
+        return self._batch.cut(self.at, len(self._batch.names))
+
+    def fact(self, key: str) -> Fact:
+        """Return what HEAD tells of a key now."""
+        try:
+            head = self._client.head_object(self._path.bucket, key, only=self.endpoint)
+        except NotFoundError:
+            return None
+        return head.size, head.etag
+
+
+class _NodeCheck:
+    def __init__(self, path: S3Path, views: Sequence[_View], ctx: Context) -> None:
+        self._path, self._views, self._ctx = path, list(views), ctx
+        self._same = self._different = 0
+        self._blamed: Counter[str] = Counter()
+        self._codes: list[int] = []
+        self._missing: list[_View] = []  # nodes that do not know the bucket
+
+    def run(self) -> int:
+        """Compare, print the keys on which nodes disagree, and the summary."""
+        while (heads := self._heads()) and len(self._views) > 1:
+            if not self._pass_equal():
+                key = min(heads, key=name_bytes)
+                for view in self._views:
+                    if view.head() == key:
+                        view.at += 1
+                self._look(key)
+        if self._missing and not self._views:
+            raise NotFoundError(404, "NoSuchBucket", resource=self._path.text, op="ListObjects")
+        for view in self._missing:
+            self._blame_for_bucket(view)
+        if not self._codes and not self._same and not self._different and self._path.key:
+            raise NotFoundError(404, "NoSuchKey", detail="no node has it", resource=self._path.text, op="ListObjects")
+        self._summarize()
+        return FAILED if self._different or self._missing else combined([*self._codes, DONE])
+
+    def _heads(self) -> list[str]:
+        heads = [(view, view.head()) for view in self._views]
+        for view, _ in heads:
+            if view.error is not None:
+                self._codes.append(exit_code_for(view.error))
+                self._ctx.out.error(view.error, source=view.endpoint.url, of_one=True)
+        self._missing += [view for view in self._views if view.has_no_bucket]
+        self._views = [view for view in self._views if view.error is None and not view.has_no_bucket]
+        return [head for _, head in heads if head is not None]
+
+    def _pass_equal(self) -> bool:
+        """Pass over the keys that all nodes tell alike; return whether there were any."""
+        rests = [view.rest for view in self._views]
+        for count in (min(len(rest.names) for rest in rests), 1):
+            cuts = [rest.cut(0, count) for rest in rests]
+            facts = [(cut.names, cut.sizes, cut.etags) for cut in cuts]
+            if cuts[0].names and facts.count(facts[0]) == len(facts):
+                for view in self._views:
+                    view.at += count
+                self._same += count
+                return True
+        return False
+
+    def _look(self, key: str) -> None:
+        """Ask all nodes for a key on which their listings differ: it may have come or gone meanwhile."""
+        facts: dict[str, Fact] = {}
+        for view in self._views:
+            try:
+                facts[view.endpoint.url] = view.fact(key)
+            except S3PoolError as exc:
+                self._codes.append(exit_code_for(exc))
+                self._ctx.out.error(exc, source=S3Path(self._path.bucket, key).text, of_one=True)
+        if len(set(facts.values())) < 2:
+            self._same += 1
+            return
+        self._different += 1
+        (usual, _), *_ = Counter(facts.values()).most_common(1)
+        odd = [url for url, fact in facts.items() if fact != usual]
+        self._blamed.update(odd)
+        self._tell(S3Path(self._path.bucket, key).text, facts, odd)
+
+    def _blame_for_bucket(self, view: _View) -> None:
+        url, text = view.endpoint.url, S3Path(self._path.bucket).text
+        self._blamed[url] += 1
+        fields = {"type": "different", "url": text, "nodes": {url: None}, "odd": [url]}
+        self._ctx.out.result(f"! {text}  {url}: there is no such bucket", fields)
+
+    def _tell(self, text: str, facts: dict[str, Fact], odd: Sequence[str]) -> None:
+        nodes = {url: fact and {"size": fact[0], "etag": fact[1]} for url, fact in facts.items()}
+        fields = {"type": "different", "url": text, "nodes": nodes, "odd": list(odd)}
+        words = ", ".join(f"{url}: {_words(facts[url])}" for url in odd)
+        usual = next(fact for url, fact in facts.items() if url not in odd)
+        self._ctx.out.result(f"! {self._ctx.out.escape(text)}  {words}; the others: {_words(usual)}", fields)
+
+    def _summarize(self) -> None:
+        total, nodes = self._same + self._different, len(self._views)
+        fields = {"keys": total, "nodes": nodes, "different": self._different, "blamed": dict(self._blamed)}
+        words = ", ".join(f"{url} on {count}" for url, count in self._blamed.most_common())
+        verdict = f"{self._different} differ: {words}" if self._blamed else "all agree"
+        print_summary(fields, self._ctx, text=f"s3pool: {total} keys, {nodes} nodes: {verdict}")
+
+
+def _words(fact: Fact) -> str:
+    return "missing" if fact is None else f"{fact[0]} bytes, ETag {fact[1]}"
+
+
+COMMANDS = {
+    "diff": Command(
+        ("diff /var/lib/app s3/backup/app", "diff s3/photos s3/photos --source-profile old"), _add_trees, _diff
+    ),
+    "check": Command(
+        (
+            "check /var/lib/app s3/backup/app",
+            "check --download s3/photos s3/photos --target-profile new",
+            "check --nodes s3/backup",
+        ),
+        _add_proofs,
+        _check,
+    ),
+}

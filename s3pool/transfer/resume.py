@@ -275,11 +275,12 @@ class Unfinished:
 
     def _is_at_work(self, owner: str) -> bool:
         """Return whether another process may be using it; processes of other machines are unknown."""
-        node, number, start = owner.split(":")
+        node, _, process = owner.partition(":")
         if node != os.uname().nodename:
             return self._shared
+        number, _, start = process.partition(":")
         # A number is used again.
-        return int(number) != os.getpid() and "" != _start_of(int(number)) == start
+        return number.isdecimal() and int(number) != os.getpid() and "" != _start_of(int(number)) == start
 
     def _exists(self) -> bool:
         return self._database is not None or os.path.exists(self._path)

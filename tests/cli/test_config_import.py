@@ -156,6 +156,8 @@ def test_what_is_used_without_a_profile_stays_the_same(call: Call, fake: FakeS3,
         (".mc/config.json", "[]", "config.json: this is not the form of mc's aliases"),
         (".config/rclone/rclone.conf", "RCLONE_ENCRYPT_V0:\nxx", "rclone.conf is encrypted: rclone config show"),
         (".s3pool/config.yaml", "profiles: {a: {}}\n", "is written in a way that nothing can be added to"),
+        (".s3pool/config.yaml", "profiles: [a]\n", "config.yaml: profiles: must be a map of keys, not a list"),
+        (".s3pool/config.yaml", "profiles: 5\n", "config.yaml: profiles: must be a map of keys, not"),
     ],
 )
 def test_files_that_cannot_be_used_are_one_clear_line(call: Call, home: Path, name: str, text: str, words: str) -> None:

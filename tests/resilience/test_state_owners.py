@@ -196,12 +196,13 @@ def test_what_was_left_of_a_stream_goes_with_the_next_one(
     assert fake.store.bodies("b") == {"big": content}
 
 
-def test_a_number_that_another_process_has_now_is_no_owner(fake: FakeS3, run_cli: CliRunner, source: Path) -> None:
-    """Numbers of processes are used again."""
+@pytest.mark.parametrize("process", [f"{os.getpid()}:1", f"{os.getpid()}", "", "x:1:2"])
+def test_what_no_process_owns_is_gone_on_with(fake: FakeS3, run_cli: CliRunner, source: Path, process: str) -> None:
+    """Numbers of processes are used again, and what cannot be read is nobody's."""
     words = ("cp", "src/big", "s3/b/big", *PARTS)
     run_and_kill(fake, run_cli, "UploadPart", words)
     database = sqlite3.connect(run_cli.home / STATE / "unfinished.sqlite")
-    database.execute("UPDATE pool_uploads SET owner = ?", (f"{os.uname().nodename}:{os.getpid()}:1",))
+    database.execute("UPDATE pool_uploads SET owner = ?", (f"{os.uname().nodename}:{process}",))
     database.commit()
     database.close()
     assert run_cli(*words).code == 0

@@ -290,8 +290,11 @@ PLAIN_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*")
 
 
 def _read_document(path: str) -> dict[str, object]:
-    """Return the document of a configuration file; a missing file is an empty one."""
-    return parse_yaml(read_source(path)) if is_present(path) else {}
+    """Return the document of a configuration file, which is sound; a missing file is an empty one."""
+    if not is_present(path):
+        return {}
+    load_config_file(path)
+    return parse_yaml(read_source(path))
 
 
 def _add_profiles(path: str, profiles: Mapping[str, Settings]) -> None:

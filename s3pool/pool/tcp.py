@@ -252,9 +252,7 @@ class TcpStream:
             self._taking.window_s = self.timeout_s
             self._taking.judge(since - started, sent, sent=False)
             left -= sent
-            self.waited_s += since - started
-            if self.waited_s > self.alarm_s and self.watcher is not None:
-                self.watcher.on_slow()
+            self._add_wait(since - started)
 
     def send_file(self, fd: int, offset: int, count: int) -> None:
         """Send part of a file: by the kernel on plain sockets, through one buffer under TLS.
@@ -399,7 +397,14 @@ class TcpStream:
         started, slice_s = time.monotonic(), min(self.timeout_s, QUIET_S)
         while not wait_readable([self], slice_s):
             slice_s = self._after_quiet(started)
-        self.pace.judge(time.monotonic() - started, 0)
+        waited_s = time.monotonic() - started
+        self.pace.judge(waited_s, 0)
+        self._add_wait(waited_s)
+
+    def _add_wait(self, waited_s: float) -> None:
+        self.waited_s += waited_s
+        if self.waited_s > self.alarm_s and self.watcher is not None:
+            self.watcher.on_slow()
 
     def protocol_error(self, what: str) -> ProtocolError:
         """Return the error of what the endpoint did."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import ssl
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -10,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.fake_s3 import FakeS3
-from tests.support.proxying import RunningProxy, checking_fake
+from tests.support.fake_s3 import ACCESS_KEY, SECRET_KEY, FakeS3
+from tests.support.proxying import RunningProxy
 from tests.support.relay import Relay
 from tests.support.run_cli import CliRunner
 
+TLS = Path(__file__).parents[1] / "support" / "tls"
 MIB = 1 << 20
 LARGE_BYTES, LONG_BYTES = 48 * MIB, 12 * MIB  # in parts of 16 MiB, and as one body
 LAG_S = 0.3  # of 64 KiB: 12 MiB take a minute
@@ -25,22 +27,26 @@ ROUNDS = 4  # one of them begins at the slow node
 class Cluster:
     """Four addresses of one store; the first is a relay that can be slow."""
 
-    def __init__(self, fake: FakeS3, slow: Relay) -> None:
+    def __init__(self, fake: FakeS3, slow: Relay, *, scheme: str) -> None:
         self._fake, self.slow = fake, slow
-        self.urls = [slow.url, *fake.endpoints[1:]]
-        self.environment = {**fake.environment, "S3_POOL": ",".join(self.urls)}
+        self.urls = [slow.url.replace("http:", f"{scheme}:"), *fake.endpoints[1:]]
+        self.environment = {**fake.environment, "S3_POOL": ",".join(self.urls), "AWS_CA_BUNDLE": str(TLS / "cert.pem")}
 
     def holds(self, key: str, content: bytes) -> bool:
         """Return whether an object is stored."""
         return self._fake.store.bodies("b")[key] == content
 
 
-@pytest.fixture(name="cluster")
-def _cluster() -> Iterator[Cluster]:
+@pytest.fixture(name="cluster", params=["http", "https"])
+def _cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     with ExitStack() as stack:
-        fake = stack.enter_context(checking_fake(4))
+        context = None
+        if request.param == "https":
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(str(TLS / "server.pem"))
+        fake = stack.enter_context(FakeS3(4, secrets={ACCESS_KEY: SECRET_KEY}, tls=context))
         fake.store.add("b", "long", os.urandom(MIB) * (LONG_BYTES // MIB))
-        yield Cluster(fake, stack.enter_context(Relay(fake.endpoints[0])))
+        yield Cluster(fake, stack.enter_context(Relay(fake.endpoints[0])), scheme=request.param)
 
 
 @pytest.fixture(name="timed")
@@ -78,7 +84,8 @@ def test_download_goes_on_elsewhere(cluster: Cluster, timed: Callable[..., float
 
 def test_client_of_the_proxy_gets_its_object_in_seconds(cluster: Cluster) -> None:
     """An SDK cannot know that another node would be faster."""
-    with RunningProxy(cluster.urls, read_timeout_s=60.0) as proxy:
+    options = {"ca_bundle": str(TLS / "cert.pem")}
+    with RunningProxy(cluster.urls, read_timeout_s=60.0, options=options) as proxy:
         cluster.slow.lag_s = LAG_S
         started = time.monotonic()
         answers = [proxy.ask("GET", "/b/long", close=True) for _ in range(ROUNDS)]

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from hashlib import md5
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,23 +39,49 @@ from s3pool.transfer.tasks import (
 from tests.support.fake_s3 import CutBody, FakeS3, FlipByte, Reset, internal_error
 from tests.unit.transfer.conftest import Make
 
-Files = dict[str, bytes]
 COUNT = 60
 PATIENCE_S = 10.0
 START_LIMIT_S = 20.0  # of a thread on a loaded machine
 MTIME_NS = 1_600_000_000_123_456_789
 
 
+class Site:
+    """A store, and small files of many sizes: in ``src`` for uploads, ``out`` is where downloads go."""
+
+    def __init__(self, fake: FakeS3, make_context: Make, path: Path) -> None:
+        self.fake, self.make_context, self.path = fake, make_context, path
+        (path / "src").mkdir()
+        sizes = [0, 1, 4096, IN_WINDOW_BYTES, *(7 * number for number in range(COUNT - 4))]
+        self.files = {f"f{number:03}": os.urandom(size) for number, size in enumerate(sizes)}
+        for name, content in self.files.items():
+            (path / "src" / name).write_bytes(content)
+            os.utime(path / "src" / name, ns=(MTIME_NS, MTIME_NS))
+
+    def tasks(self, *, is_up: bool = True) -> list[Any]:
+        """Give a task for each file; of downloads the objects are stored."""
+        if is_up:
+            paths = {name: str(self.path / "src" / name) for name in self.files}
+            return [UploadTask(paths[name], "b", name, len(content)) for name, content in self.files.items()]
+        for name, content in self.files.items():
+            self.fake.store.add("b", name, content, mtime=1_600_000_000)
+        out = str(self.path / "out")
+        return [DownloadTask("b", name, out, name, len(content)) for name, content in self.files.items()]
+
+    def run(self, tasks: list[Any], **options: object) -> dict[str, Outcome]:
+        """Run tasks by eight workers and give the outcome of each key."""
+        return outcomes_of(tasks, self.make_context(workers=8, **options))
+
+    def found(self, where: str = "b") -> dict[str, bytes]:
+        """Give all objects of the bucket, or all files of a directory, hidden ones as well."""
+        if where == "b":
+            return self.fake.store.bodies("b")
+        return {path.name: path.read_bytes() for path in (self.path / where).iterdir()}
+
+
 @pytest.fixture
-def files(tmp_path: Path) -> dict[str, bytes]:
-    """Give small files of many sizes."""
-    (tmp_path / "src").mkdir()
-    sizes = [0, 1, 4096, IN_WINDOW_BYTES, *(7 * number for number in range(COUNT - 4))]
-    contents = {f"f{number:03}": os.urandom(size) for number, size in enumerate(sizes)}
-    for name, content in contents.items():
-        (tmp_path / "src" / name).write_bytes(content)
-        os.utime(tmp_path / "src" / name, ns=(MTIME_NS, MTIME_NS))
-    return contents
+def site(fake: FakeS3, make_context: Make, tmp_path: Path) -> Site:
+    """Give a store and small files."""
+    return Site(fake, make_context, tmp_path)
 
 
 @pytest.fixture(autouse=True)
@@ -73,24 +100,7 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
-def uploads(tmp_path: Path, files: Files) -> list[UploadTask]:
-    """Give a task for each file."""
-    return [UploadTask(str(tmp_path / "src" / name), "b", name, len(content)) for name, content in files.items()]
-
-
-def downloads(fake: FakeS3, tmp_path: Path, files: Files) -> list[DownloadTask]:
-    """Store the files and give a task for each."""
-    for name, content in files.items():
-        fake.store.add("b", name, content, mtime=1_600_000_000)
-    return [DownloadTask("b", name, str(tmp_path / "out"), name, len(content)) for name, content in files.items()]
-
-
-def found_in(directory: Path) -> dict[str, bytes]:
-    """Give all files, hidden ones as well."""
-    return {path.name: path.read_bytes() for path in directory.iterdir()}
-
-
-def outcomes_of(tasks: list[UploadTask] | list[DownloadTask], context: TransferContext) -> dict[str, Outcome]:
+def outcomes_of(tasks: list[Any], context: TransferContext) -> dict[str, Outcome]:
     """Run the tasks and give the outcome of each key."""
     outcomes: list[Outcome] = []
     run(tasks, context, on_outcome=outcomes.append)
@@ -98,124 +108,119 @@ def outcomes_of(tasks: list[UploadTask] | list[DownloadTask], context: TransferC
     return {outcome.task.key: outcome for outcome in outcomes}  # type: ignore[union-attr]
 
 
-def test_uploads_store_every_byte_and_the_time(
-    fake: FakeS3, make_context: Make, tmp_path: Path, files: Files, taken: list[str]
-) -> None:
-    """A window is only faster."""
-    outcomes = outcomes_of(uploads(tmp_path, files), make_context(workers=8))
+UP_AND_DOWN = pytest.mark.parametrize("is_up", [True, False], ids=["up", "down"])
 
-    assert files == fake.store.bodies("b")
+
+def test_uploads_store_every_byte_and_the_time(site: Site, taken: list[str]) -> None:
+    """A window is only faster."""
+    outcomes = site.run(site.tasks())
+
+    assert site.files == site.found()
     assert {DONE} == {outcome.state for outcome in outcomes.values()}
-    assert sorted(files) == sorted(taken)
-    versions = [fake.store.bucket("b").current(name) for name in files]
+    assert sorted(site.files) == sorted(taken)
+    versions = [site.fake.store.bucket("b").current(name) for name in site.files]
     assert {"1600000000.123456789"} == {found.headers["x-amz-meta-mtime"] for found in versions if found is not None}
 
 
-def test_downloads_write_every_byte_and_the_time(
-    fake: FakeS3, make_context: Make, tmp_path: Path, files: Files, taken: list[str]
-) -> None:
+def test_downloads_write_every_byte_and_the_time(site: Site, taken: list[str]) -> None:
     """And leave no temporary file."""
-    outcomes = outcomes_of(downloads(fake, tmp_path, files), make_context(workers=8))
+    outcomes = site.run(site.tasks(is_up=False))
 
-    assert files == found_in(tmp_path / "out")
+    assert site.files == site.found("out")
     assert {DONE} == {outcome.state for outcome in outcomes.values()}
-    assert sorted(files) == sorted(taken)
-    assert {1_600_000_000} == {path.stat().st_mtime for path in (tmp_path / "out").iterdir()}
+    assert sorted(site.files) == sorted(taken)
+    assert {1_600_000_000} == {path.stat().st_mtime for path in (site.path / "out").iterdir()}
 
 
-def test_server_error_at_first_is_tried_again(fake: FakeS3, make_context: Make, tmp_path: Path, files: Files) -> None:
+def test_server_error_at_first_is_tried_again(site: Site) -> None:
     """The first attempt is not the last one."""
-    fake.fault(internal_error(), op="PutObject", nth=3, times=5)
-    fake.fault(Reset(after=1), op="PutObject", nth=20, times=3)
+    site.fake.fault(internal_error(), op="PutObject", nth=3, times=5)
+    site.fake.fault(Reset(after=1), op="PutObject", nth=20, times=3)
 
-    outcomes = outcomes_of(uploads(tmp_path, files), make_context(workers=8))
+    outcomes = site.run(site.tasks())
 
-    assert files == fake.store.bodies("b")
+    assert site.files == site.found()
     assert {DONE} == {outcome.state for outcome in outcomes.values()}
 
 
-def test_body_cut_on_the_way_is_fetched_again(fake: FakeS3, make_context: Make, tmp_path: Path, files: Files) -> None:
+def test_body_cut_on_the_way_is_fetched_again(site: Site) -> None:
     """Half an object never gets the target's name."""
-    tasks = downloads(fake, tmp_path, files)
-    fake.fault(CutBody(after=3), op="GetObject", nth=10, times=4)
+    tasks = site.tasks(is_up=False)
+    site.fake.fault(CutBody(after=3), op="GetObject", nth=10, times=4)
 
-    outcomes_of(tasks, make_context(workers=8))
+    site.run(tasks)
 
-    assert files == found_in(tmp_path / "out")
+    assert site.files == site.found("out")
 
 
-def test_flipped_byte_fails_that_file_alone(fake: FakeS3, make_context: Make, tmp_path: Path, files: Files) -> None:
+def test_flipped_byte_fails_that_file_alone(site: Site) -> None:
     """The old target stays, and the rest is done."""
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "f002").write_bytes(b"old")
-    tasks = downloads(fake, tmp_path, files)
-    fake.fault(FlipByte(at=50), op="GetObject", key="f002", times=0)
+    (site.path / "out").mkdir()
+    (site.path / "out" / "f002").write_bytes(b"old")
+    tasks = site.tasks(is_up=False)
+    site.fake.fault(FlipByte(at=50), op="GetObject", key="f002", times=0)
 
-    outcomes = outcomes_of(tasks, make_context(workers=8))
+    outcomes = site.run(tasks)
 
-    assert files | {"f002": b"old"} == found_in(tmp_path / "out")
+    assert site.files | {"f002": b"old"} == site.found("out")
     assert ["f002"] == [key for key, outcome in outcomes.items() if outcome.state == FAILED]
 
 
-def test_file_that_is_missing_fails_alone(fake: FakeS3, make_context: Make, tmp_path: Path, files: Files) -> None:
+def test_file_that_is_missing_fails_alone(site: Site) -> None:
     """It went away after the walk saw it."""
-    tasks = uploads(tmp_path, files)
-    (tmp_path / "src" / "f007").unlink()
+    tasks = site.tasks()
+    (site.path / "src" / "f007").unlink()
 
-    outcomes = outcomes_of(tasks, make_context(workers=8))
+    outcomes = site.run(tasks)
 
     assert ["f007"] == [key for key, outcome in outcomes.items() if outcome.state == FAILED]
-    assert f"cannot read {tmp_path}/src/f007: No such file or directory" == str(outcomes["f007"].error)
-    assert COUNT - 1 == len(fake.store.bodies("b"))
+    assert f"cannot read {site.path}/src/f007: No such file or directory" == str(outcomes["f007"].error)
+    assert COUNT - 1 == len(site.found())
 
 
-@pytest.mark.parametrize("is_up", [True, False], ids=["up", "down"])
-def test_what_grew_is_taken_as_it_is_now(
-    fake: FakeS3, make_context: Make, tmp_path: Path, files: Files, is_up: bool
-) -> None:
+@UP_AND_DOWN
+def test_what_grew_is_taken_as_it_is_now(site: Site, is_up: bool) -> None:
     """The size at the time of the walk, or in the listing, is only a hint."""
-    tasks = uploads(tmp_path, files) if is_up else downloads(fake, tmp_path, files)
+    tasks = site.tasks(is_up=is_up)
     grown = os.urandom(IN_WINDOW_BYTES + 1)
-    (tmp_path / "src" / "f004").write_bytes(grown)
+    (site.path / "src" / "f004").write_bytes(grown)
     if not is_up:
-        fake.store.add("b", "f004", grown)
+        site.fake.store.add("b", "f004", grown)
 
-    outcomes_of(tasks, make_context(workers=8))  # type: ignore[arg-type]
+    site.run(tasks)
 
-    assert files | {"f004": grown} == (fake.store.bodies("b") if is_up else found_in(tmp_path / "out"))
+    assert site.files | {"f004": grown} == site.found("b" if is_up else "out")
 
 
-def test_missing_object_fails_alone(fake: FakeS3, make_context: Make, tmp_path: Path, files: Files) -> None:
+def test_missing_object_fails_alone(site: Site) -> None:
     """It was removed after the listing saw it."""
-    tasks = downloads(fake, tmp_path, files)
-    fake.store.bucket("b").remove("f009", "null")
+    tasks = site.tasks(is_up=False)
+    site.fake.store.bucket("b").remove("f009", "null")
 
-    outcomes = outcomes_of(tasks, make_context(workers=8))
+    outcomes = site.run(tasks)
 
     assert ["f009"] == [key for key, outcome in outcomes.items() if outcome.state == FAILED]
-    assert COUNT - 1 == len(found_in(tmp_path / "out"))
+    assert COUNT - 1 == len(site.found("out"))
 
 
-def test_link_in_the_way_is_refused_as_ever(fake: FakeS3, make_context: Make, tmp_path: Path, files: Files) -> None:
+def test_link_in_the_way_is_refused_as_ever(site: Site) -> None:
     """Nothing may be written outside the target, whoever writes it."""
-    (tmp_path / "out").mkdir()
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "out" / "d").symlink_to(tmp_path / "elsewhere")
-    fake.store.add("b", "d/x", b"1")
-    task = DownloadTask("b", "d/x", str(tmp_path / "out"), "d/x", 1)
+    (site.path / "out").mkdir()
+    (site.path / "elsewhere").mkdir()
+    (site.path / "out" / "d").symlink_to(site.path / "elsewhere")
+    site.fake.store.add("b", "d/x", b"1")
+    task = DownloadTask("b", "d/x", str(site.path / "out"), "d/x", 1)
 
-    outcomes = outcomes_of([task], make_context(workers=8))
+    outcomes = site.run([task])
 
     assert "refused" == outcomes["d/x"].state
-    assert [] == os.listdir(tmp_path / "elsewhere")
+    assert [] == os.listdir(site.path / "elsewhere")
 
 
-def test_run_that_was_told_to_stop_begins_nothing(
-    fake: FakeS3, make_context: Make, tmp_path: Path, files: Files
-) -> None:
+def test_run_that_was_told_to_stop_begins_nothing(site: Site) -> None:
     """What waits for a window is not started any more."""
-    context = make_context(workers=8)
-    tasks = uploads(tmp_path, files)
+    context = site.make_context(workers=8)
+    tasks = site.tasks()
 
     def stopping() -> object:
         yield from tasks[:-1]
@@ -223,38 +228,38 @@ def test_run_that_was_told_to_stop_begins_nothing(
         yield tasks[-1]
 
     outcomes: list[Outcome] = []
-    run(stopping(), context, on_outcome=outcomes.append)  # type: ignore[arg-type]
+    run(stopping(), context, on_outcome=outcomes.append)
 
     assert NOT_STARTED == next(outcome.state for outcome in outcomes if outcome.task is tasks[-1])
 
 
-def test_first_small_task_waits_for_no_other(fake: FakeS3, make_context: Make, tmp_path: Path, files: Files) -> None:
+def test_first_small_task_waits_for_no_other(site: Site) -> None:
     """A sync may look at a million names before it finds another one to copy."""
-    first, *others = uploads(tmp_path, files)
+    first, *others = site.tasks()
     done_before: list[bool] = []
 
     def slow_stream() -> object:
         yield first
         deadline = time.monotonic() + PATIENCE_S
-        while "PutObject" not in fake.ops() and time.monotonic() < deadline:
+        while "PutObject" not in site.fake.ops() and time.monotonic() < deadline:
             time.sleep(0.001)
-        done_before.append("PutObject" in fake.ops())
+        done_before.append("PutObject" in site.fake.ops())
         yield from others
 
-    run(slow_stream(), make_context(workers=8), on_outcome=lambda _: None)  # type: ignore[arg-type]
+    run(slow_stream(), site.make_context(workers=8), on_outcome=lambda _: None)
 
     assert [True] == done_before
 
 
-def test_pool_that_is_dead_is_found_out_once(tmp_path: Path, files: Files, fake: FakeS3) -> None:
+def test_pool_that_is_dead_is_found_out_once(site: Site) -> None:
     """With retries it takes ten seconds, and was found out sixty times."""
-    config = load_config({"retries": 0}, environ=fake.environment, cwd=str(tmp_path), home=str(tmp_path))
-    fake.stop()
+    config = load_config({"retries": 0}, environ=site.fake.environment, cwd=str(site.path), home=str(site.path))
+    site.fake.stop()
     workers = 16
     executor = BoundedExecutor(workers)
     with open_session(config) as session:
         outcomes: list[Outcome] = []
-        run(uploads(tmp_path, files), TransferContext(session.client, executor=executor), on_outcome=outcomes.append)
+        run(site.tasks(), TransferContext(session.client, executor=executor), on_outcome=outcomes.append)
     executor.close()
 
     states = [outcome.state for outcome in outcomes]
@@ -263,34 +268,20 @@ def test_pool_that_is_dead_is_found_out_once(tmp_path: Path, files: Files, fake:
     assert len(states) == states.count(FAILED) + states.count(NOT_STARTED)
 
 
-@pytest.mark.parametrize("is_up", [True, False], ids=["up", "down"])
-def test_everything_arrives_without_epoll(
-    fake: FakeS3,
-    make_context: Make,
-    tmp_path: Path,
-    files: Files,
-    monkeypatch: pytest.MonkeyPatch,
-    is_up: bool,
-) -> None:
+@UP_AND_DOWN
+def test_everything_arrives_without_epoll(site: Site, monkeypatch: pytest.MonkeyPatch, is_up: bool) -> None:
     """Systems other than Linux wait for the answers in turn."""
     monkeypatch.setattr(pool_window, "IS_POSSIBLE", False)
-    tasks = uploads(tmp_path, files) if is_up else downloads(fake, tmp_path, files)
+    tasks = site.tasks(is_up=is_up)
 
-    outcomes = outcomes_of(tasks, make_context(workers=8))  # type: ignore[arg-type]
+    outcomes = site.run(tasks)
 
-    assert files == (fake.store.bodies("b") if is_up else found_in(tmp_path / "out"))
+    assert site.files == site.found("b" if is_up else "out")
     assert {DONE} == {outcome.state for outcome in outcomes.values()}
 
 
-@pytest.mark.parametrize("is_up", [True, False], ids=["up", "down"])
-def test_thread_that_is_held_up_gets_others_beside_it(
-    fake: FakeS3,
-    make_context: Make,
-    tmp_path: Path,
-    files: Files,
-    monkeypatch: pytest.MonkeyPatch,
-    is_up: bool,
-) -> None:
+@UP_AND_DOWN
+def test_thread_that_is_held_up_gets_others_beside_it(site: Site, monkeypatch: pytest.MonkeyPatch, is_up: bool) -> None:
     """Slow disks are read and written by several threads; here every file counts as slow."""
     monkeypatch.setattr(flow, "LOOK_S", 0.0)
     monkeypatch.setattr(flow, "SLOW_TASK_S", -1.0)
@@ -303,45 +294,43 @@ def test_thread_that_is_held_up_gets_others_beside_it(
         threads_seen.add(threading.get_ident())
         if len(threads_seen) > 1:
             are_two.set()
-        elif next(taken) == len(files) // 2:  # by then it has asked for others, who may start late
+        elif next(taken) == len(site.files) // 2:  # by then it has asked for others, who may start late
             are_two.wait(START_LIMIT_S)
         return take(self)
 
     monkeypatch.setattr(TransferWindow, "take", recorded)
-    tasks = uploads(tmp_path, files) if is_up else downloads(fake, tmp_path, files)
+    tasks = site.tasks(is_up=is_up)
 
-    outcomes = outcomes_of(tasks, make_context(workers=8))  # type: ignore[arg-type]
+    outcomes = site.run(tasks)
 
-    assert files == (fake.store.bodies("b") if is_up else found_in(tmp_path / "out"))
+    assert site.files == site.found("b" if is_up else "out")
     assert {DONE} == {outcome.state for outcome in outcomes.values()}
     assert 1 < len(threads_seen) <= MOST_THREADS
 
 
-def test_thread_whose_files_are_at_hand_stays_alone(
-    fake: FakeS3, make_context: Make, tmp_path: Path, files: Files, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_thread_whose_files_are_at_hand_stays_alone(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever waits for answers gains nothing by more threads."""
     monkeypatch.setattr(flow, "LOOK_S", 0.0)
     monkeypatch.setattr(flow, "SLOW_TASK_S", PATIENCE_S)
     widened: list[bool] = []
     monkeypatch.setattr(TransferWindow, "widen", lambda _: widened.append(True))
 
-    outcomes_of(uploads(tmp_path, files), make_context(workers=8))
+    site.run(site.tasks())
 
-    assert files == fake.store.bodies("b")
+    assert site.files == site.found()
     assert [] == widened
 
 
-def test_one_connection_is_enough(fake: FakeS3, tmp_path: Path, files: Files, taken: list[str]) -> None:
+def test_one_connection_is_enough(site: Site, taken: list[str]) -> None:
     """A thread that holds all connections gives them back before it wants more."""
-    config = load_config({"max_connections": 1}, environ=fake.environment, cwd=str(tmp_path), home=str(tmp_path))
+    config = load_config({"max_connections": 1}, environ=site.fake.environment, cwd=str(site.path), home=str(site.path))
     executor = BoundedExecutor(16)
     with open_session(config) as session:
-        outcomes_of(uploads(tmp_path, files), TransferContext(session.client, executor=executor))
+        outcomes_of(site.tasks(), TransferContext(session.client, executor=executor))
     executor.close()
 
-    assert files == fake.store.bodies("b")
-    assert sorted(files) == sorted(taken)
+    assert site.files == site.found()
+    assert sorted(site.files) == sorted(taken)
 
 
 @pytest.mark.parametrize(
@@ -356,52 +345,44 @@ def test_one_connection_is_enough(fake: FakeS3, tmp_path: Path, files: Files, ta
     ],
     ids=lambda options: next(iter(options), "plain"),
 )
-@pytest.mark.parametrize("is_up", [True, False], ids=["up", "down"])
+@UP_AND_DOWN
 def test_every_option_is_for_the_window_too(
-    fake: FakeS3,
-    make_context: Make,
-    tmp_path: Path,
-    files: Files,
-    taken: list[str],
-    options: dict[str, object],
-    is_up: bool,
+    site: Site, taken: list[str], options: dict[str, object], is_up: bool
 ) -> None:
     """What takes several requests has them one after the other, among those of others."""
-    tasks = uploads(tmp_path, files) if is_up else downloads(fake, tmp_path, files)
+    tasks = site.tasks(is_up=is_up)
 
-    outcomes = outcomes_of(tasks, make_context(workers=8, **options))  # type: ignore[arg-type]
+    outcomes = site.run(tasks, **options)
 
     assert {DONE} == {outcome.state for outcome in outcomes.values()}
-    assert files == (fake.store.bodies("b") if is_up else found_in(tmp_path / "out"))
-    assert sorted(files) == sorted(taken)
+    assert site.files == site.found("b" if is_up else "out")
+    assert sorted(site.files) == sorted(taken)
     is_moved = "remove_source" in options
-    assert is_moved == (not (found_in(tmp_path / "src") if is_up else fake.store.bodies("b")))
+    assert is_moved == (not site.found("src" if is_up else "b"))
 
 
 @pytest.mark.parametrize("options", [{}, {"remove_source": True}], ids=["cp", "mv"])
-def test_copies_are_for_the_window(fake: FakeS3, make_context: Make, files: Files, options: dict[str, object]) -> None:
+def test_copies_are_for_the_window(site: Site, options: dict[str, object]) -> None:
     """HEAD, CopyObject, and what a move has to prove."""
-    for name, content in files.items():
-        fake.store.add("b", f"old/{name}", content)
-    tasks = [CopyTask("b", f"old/{name}", "b", f"new/{name}", len(content)) for name, content in files.items()]
+    for name, content in site.files.items():
+        site.fake.store.add("b", f"old/{name}", content)
+    tasks = [CopyTask("b", f"old/{name}", "b", f"new/{name}", len(content)) for name, content in site.files.items()]
 
     outcomes: list[Outcome] = []
-    run(tasks, make_context(workers=8, **options), on_outcome=outcomes.append)
+    run(tasks, site.make_context(workers=8, **options), on_outcome=outcomes.append)
 
     assert {DONE} == {outcome.state for outcome in outcomes}
-    kept = {} if options else {f"old/{name}": content for name, content in files.items()}
-    assert {f"new/{name}": content for name, content in files.items()} | kept == fake.store.bodies("b")
+    kept = {} if options else {f"old/{name}": content for name, content in site.files.items()}
+    assert {f"new/{name}": content for name, content in site.files.items()} | kept == site.found()
 
 
-def test_what_exists_stays_when_it_is_not_to_be_replaced(
-    fake: FakeS3, make_context: Make, tmp_path: Path, files: Files
-) -> None:
+def test_what_exists_stays_when_it_is_not_to_be_replaced(site: Site) -> None:
     """HEAD finds it, and no file is sent for nothing."""
-    fake.store.add("b", "f003", b"old")
+    site.fake.store.add("b", "f003", b"old")
 
-    outcomes = outcomes_of(uploads(tmp_path, files), make_context(workers=8, no_clobber=True))
+    outcomes = site.run(site.tasks(), no_clobber=True)
 
-    assert files | {"f003": b"old"} == fake.store.bodies("b")
+    assert site.files | {"f003": b"old"} == site.found()
     assert ["f003"] == [key for key, outcome in outcomes.items() if outcome.state == SKIPPED]
 
 
@@ -427,15 +408,7 @@ def test_task_in_question_is_for_a_worker(make_context: Make) -> None:
 
 
 @pytest.mark.parametrize(("owner", "name"), [(runner, "upload"), (Signer, "sign")], ids=["task", "request"])
-def test_fault_of_our_own_fails_one_task(
-    fake: FakeS3,
-    make_context: Make,
-    tmp_path: Path,
-    files: Files,
-    monkeypatch: pytest.MonkeyPatch,
-    owner: object,
-    name: str,
-) -> None:
+def test_fault_of_our_own_fails_one_task(site: Site, monkeypatch: pytest.MonkeyPatch, owner: object, name: str) -> None:
     """A window that dies would leave the run waiting for its results for ever."""
     act = getattr(owner, name)
 
@@ -446,45 +419,43 @@ def test_fault_of_our_own_fails_one_task(
 
     monkeypatch.setattr(owner, name, broken)
 
-    outcomes = outcomes_of(uploads(tmp_path, files), make_context(workers=8))
+    outcomes = site.run(site.tasks())
 
     assert ["f005"] == [key for key, outcome in outcomes.items() if outcome.state == FAILED]
-    assert COUNT - 1 == len(fake.store.bodies("b"))
+    assert COUNT - 1 == len(site.found())
 
 
 @pytest.mark.parametrize(("part_size", "state"), [(6, DONE), (0, FAILED)], ids=["right", "wrong"])
-def test_etag_of_parts_is_checked(fake: FakeS3, make_context: Make, tmp_path: Path, part_size: int, state: str) -> None:
+def test_etag_of_parts_is_checked(site: Site, part_size: int, state: str) -> None:
     """Which parts it was made of is told, or must be found out."""
     content = b"x" * 10
     made = composite_etag(md5(part).hexdigest() for part in (content[:6], content[6:]))
-    found = fake.store.add("b", "k", content)
+    found = site.fake.store.add("b", "k", content)
     found.etag = made if part_size else f"{'0' * 32}-2"
     found.headers["x-amz-meta-s3pool-part-size"] = "6"
-    task = DownloadTask("b", "k", str(tmp_path / "out"), "k", 10)
+    task = DownloadTask("b", "k", str(site.path / "out"), "k", 10)
 
-    outcomes = outcomes_of([task], make_context(workers=8))
+    outcomes = site.run([task])
 
     assert state == outcomes["k"].state
 
 
-def test_what_failed_at_first_is_done_before_the_stream_ends(
-    fake: FakeS3, make_context: Make, tmp_path: Path, files: Files
-) -> None:
+def test_what_failed_at_first_is_done_before_the_stream_ends(site: Site) -> None:
     """A long run would leave no time for a second attempt."""
-    fake.fault(internal_error(), op="PutObject", key="f003")
-    tasks = uploads(tmp_path, files)
+    site.fake.fault(internal_error(), op="PutObject", key="f003")
+    tasks = site.tasks()
     is_stored: list[bool] = []
 
     def stream() -> Iterator[UploadTask]:
         yield from tasks[:-1]
         deadline = time.monotonic() + PATIENCE_S
-        while "f003" not in fake.store.bodies("b") and time.monotonic() < deadline:
+        while "f003" not in site.found() and time.monotonic() < deadline:
             os.sched_yield()
-        is_stored.append("f003" in fake.store.bodies("b"))
+        is_stored.append("f003" in site.found())
         yield tasks[-1]
 
     told: list[Outcome] = []
-    run(stream(), make_context(workers=16), on_outcome=told.append)
+    run(stream(), site.make_context(workers=16), on_outcome=told.append)
 
     assert [True] == is_stored
     assert [DONE] * len(tasks) == [outcome.state for outcome in told]

@@ -28,7 +28,7 @@ PRYING = frozenset(
         "unit/s3/test_signing_key.py",
         "unit/sync/test_merge.py",
         "unit/transfer/test_cross_pool_copy.py",
-        "unit/transfer/test_key_mapper.py",
+        "unit/transfer/test_safe_path.py",
         "unit/transfer/test_executor.py",
     )
 )

@@ -94,16 +94,6 @@ class FileSlice:
         if self.length:
             sink.send_file(self.fd, self.offset, self.length)
 
-    def digest(self, algorithm: str) -> bytes:
-        """Hash the range with one of hashlib's algorithms."""
-        hasher = hashlib.new(algorithm, usedforsecurity=False)
-        self.feed(hasher.update)
-        return hasher.digest()
-
-    def sha256(self) -> str:
-        """Return the hex digest that SigV4 signs."""
-        return self.digest("sha256").hex()
-
     def feed(self, update: Callable[[memoryview], object]) -> None:
         """Pass the range to a hasher block by block, through one buffer.
 

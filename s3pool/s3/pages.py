@@ -34,27 +34,25 @@ def parse_list_page(body: bytes, *, v1: bool = False) -> ListPage:
     case, and its ``v1`` says so. V1 without a NextMarker goes on after its last name.
     """
     root, objects = _read_rows(body, "ListBucketResult", "Contents")
-    decode = _decoder(root)
+    decode, fields = _decoder(root), root.fields()
     prefixes = _prefixes(root, decode)
-    fields = root.fields()
     is_v1 = v1 or (
         ("Marker" in fields or "NextMarker" in fields) and not fields.keys() & {"KeyCount", "NextContinuationToken"}
     )
-    truncated = flag(root, "IsTruncated")
     token = fields.get("NextContinuationToken", "")
     if is_v1:
         last = max([*(entry.key for entry in objects[-1:]), *prefixes[-1:]], default="")
         token = _decode_marker(fields.get("NextMarker", ""), (last,), decode) or last
-    if truncated and not token:
-        raise ProtocolError("a list page says that more follows, but not where")
-    return ListPage(
-        objects,
-        prefixes,
-        truncated,
-        next_token=token if truncated else "",
-        max_keys=number(fields.get("MaxKeys", "0"), "MaxKeys"),
-        v1=is_v1,
-    )
+    truncated = _is_truncated(root, token, what="list page")
+    max_keys = number(fields.get("MaxKeys", "0"), "MaxKeys")
+    return ListPage(objects, prefixes, truncated, next_token=token if truncated else "", max_keys=max_keys, v1=is_v1)
+
+
+def _is_truncated(root: Element, marker: str, *, what: str) -> bool:
+    truncated = flag(root, "IsTruncated")
+    if truncated and not marker:
+        raise ProtocolError(f"a {what} says that more follows, but not where")
+    return truncated
 
 
 def _read_rows(body: bytes, name: str, *tags: str) -> tuple[Element, Sequence[ObjectInfo]]:
@@ -117,11 +115,9 @@ def parse_versions_page(body: bytes) -> ListPage:
     root, objects = _read_rows(body, "ListVersionsResult", "Version", "DeleteMarker")
     decode = _decoder(root)
     prefixes = _prefixes(root, decode)
-    truncated = flag(root, "IsTruncated")
     last_names = (*(entry.key for entry in objects[-1:]), *prefixes[-1:])
     key_marker = _decode_marker(root.text_of("NextKeyMarker"), last_names, decode)
-    if truncated and not key_marker:
-        raise ProtocolError("a page of versions says that more follows, but not where")
+    truncated = _is_truncated(root, key_marker, what="page of versions")
     return ListPage(
         objects,
         prefixes,
@@ -145,11 +141,9 @@ def parse_uploads_page(body: bytes) -> UploadPage:
         )
         for fields in (entry.fields() for entry in root.all("Upload"))
     )
-    truncated = flag(root, "IsTruncated") if root.text_of("IsTruncated") or root.text_of("NextKeyMarker") else False
-    last_names = [entry.key for entry in uploads[-1:]]
-    key_marker = _decode_marker(root.text_of("NextKeyMarker"), last_names, decode)
-    if truncated and not key_marker:
-        raise ProtocolError("a page of uploads says that more follows, but not where")
+    key_marker = _decode_marker(root.text_of("NextKeyMarker"), [entry.key for entry in uploads[-1:]], decode)
+    is_told = bool(root.text_of("IsTruncated") or key_marker)
+    truncated = is_told and _is_truncated(root, key_marker, what="page of uploads")
     return UploadPage(
         uploads,
         next_key_marker=key_marker if truncated else "",

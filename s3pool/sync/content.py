@@ -12,7 +12,6 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from s3pool.body import FileSlice
 from s3pool.errors import IntegrityError, LocalFileError
 from s3pool.hashing import new_hasher
 from s3pool.location import LocalPath, S3Path
@@ -158,7 +157,7 @@ class PairComparer:
 
     def _digest(self, side: Side, entry: Entry) -> bytes:
         if side.is_local:
-            return _with_file(entry, lambda fd: FileSlice(fd, length=entry.size).digest(BYTES_BY))
+            return _with_file(entry, lambda fd: digest_of(fd, ByteRange(0, entry.size - 1), BYTES_BY))
         hasher, known, path = new_hasher(BYTES_BY), Known(entry.size, entry.etag), side.object(entry.name)
         source = Source(path.bucket, path.key)
         ObjectReader(side.client, source, retries=self._retries, known=known).copy_to(hasher.update)
@@ -200,7 +199,7 @@ def _compare_file(local: Entry, remote: Entry, ask: Callable[[], ObjectHead]) ->
     """Compare a file with an object: an MD5 that fits needs no request."""
 
     def compare(fd: int) -> Verdict:
-        if is_md5_etag(remote.etag) and FileSlice(fd, length=local.size).digest("md5").hex() == remote.etag:
+        if is_md5_etag(remote.etag) and _etag_of(fd, local.size, NO_PARTS) == remote.etag:
             return SAME_ETAG
         head = ask()
         if head.size != local.size:
@@ -385,9 +384,8 @@ def is_settled(identity: Identity) -> bool:
 
 def _etag_of(fd: int, size: int, part_size: int) -> str:
     if part_size == NO_PARTS:
-        return FileSlice(fd, length=size).digest("md5").hex()
-    parts = (FileSlice(fd, offset=part.first, length=part.length) for part in iter_ranges(size, part_size))
-    return composite_etag(part.digest("md5").hex() for part in parts)
+        return digest_of(fd, ByteRange(0, size - 1), "md5").hex()
+    return composite_etag(digest_of(fd, part, "md5").hex() for part in iter_ranges(size, part_size))
 
 
 def _has_local_time(local: Entry, time_ns: int | None) -> bool:

@@ -7,7 +7,7 @@ import os
 import re
 from base64 import b64decode
 from binascii import Error, unhexlify
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from s3pool.cli.parser import STORED, section, switch, text_flag
@@ -237,3 +237,16 @@ def _decoded(text: bytes) -> bytes:
         return text if len(text) == KEY_BYTES else b64decode(word, validate=True)
     except (Error, ValueError):
         return b""
+
+
+def check_ends(sources: Iterable[Location], target: Location, args: argparse.Namespace) -> None:
+    """Refuse flags that are of copies inside S3, or of downloads, for anything else."""
+    other = next((end for end in (*sources, target) if not isinstance(end, S3Path)), None)
+    for flag, value, what, hint in (
+        ("--source-profile", args.source_profile, "copies from one pool to another", "with one pool use --profile"),
+        ("--sse-c-source", args.sse_c_source, "is the key of a copy's source", "with one key use --sse-c"),
+    ):
+        if value and other is not None:
+            raise UsageError(f"{flag} {value} {what}, and {other.text} is not in S3; {hint}")
+    if args.no_verify and isinstance(target, S3Path):
+        raise UsageError(f"--no-verify is for downloads, and {target.text} is in S3")

@@ -20,10 +20,10 @@ from contextlib import contextmanager
 from typing import IO, Any
 
 from s3pool.cli.context import Context
-from s3pool.cli.outcomes import note_not_kept, print_summary, summary_text
 from s3pool.cli.output import DONE, FAILED, Terminated, combined
 from s3pool.cli.progress import RunProgress
 from s3pool.cli.selection import make_plan
+from s3pool.cli.transfers import note_not_kept, print_summary, summary_text
 from s3pool.errors import S3PoolError, UnorderedError
 from s3pool.filters import NameRange
 from s3pool.location import Location, S3Path, glob_prefix, has_glob

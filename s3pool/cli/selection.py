@@ -8,9 +8,9 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 from s3pool.cli.formats import CsvFormat, JsonFormat, RecordFormat, add_csv_flag
-from s3pool.cli.parser import LISTINGS, argument_type, positive_int, section, size_in_bytes, switch, text_flag
-from s3pool.errors import LocalFileError, UsageError
-from s3pool.filters import FLAG, WHOLE, NameRange, Shard, choose_shard, parse_plan, ranges_between
+from s3pool.cli.parser import FILTERS, LISTINGS, argument_type, positive_int, section, size_in_bytes, switch, text_flag
+from s3pool.errors import LocalFileError, UsageError, describe_os_error
+from s3pool.filters import EXCLUDE, FLAG, INCLUDE, WHOLE, NameRange, Shard, choose_shard, parse_plan, ranges_between
 from s3pool.location import LocalPath, Location, S3Path, compile_glob, glob_prefix, has_glob
 from s3pool.model import SEQUENTIAL, ListMode, ListPage
 from s3pool.record import dataclass, replace
@@ -49,6 +49,43 @@ def add_listing_flags(parser: argparse.ArgumentParser, *, jobs: str = "1") -> No
         help="list by N requests at once; 1 is one after another, auto finds out how many help (default: %(default)s)",
     )
     switch(group, "--unordered", help="with --jobs: keys as they come, which is faster")
+
+
+class _FilterRule(argparse.Action):
+    """Collect --include and --exclude in one list, because their order decides."""
+
+    def __call__(
+        self,
+        _parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        """Append one rule, or those of a file."""
+        kind = INCLUDE if option_string in ("--include", "--include-from") else EXCLUDE
+        globs = _globs_in(str(values)) if self.metavar == "FILE" else [str(values)]
+        setattr(namespace, self.dest, [*(getattr(namespace, self.dest) or []), *((kind, glob) for glob in globs)])
+
+
+def _globs_in(path: str) -> list[str]:
+    """Return the lines of a file; empty ones and those that begin with # are no globs."""
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as stream:
+            lines = [line.rstrip("\r\n") for line in stream]
+    except OSError as exc:
+        raise UsageError(f"cannot read the globs in {path}: {describe_os_error(exc)}") from exc
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def add_filter_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that take and leave names."""
+    group = section(parser, FILTERS)
+    for name, meaning in (("--include", "take names that match"), ("--exclude", "leave names that match")):
+        for flag, metavar, what in (
+            (name, "GLOB", f"{meaning}; repeatable, the last match decides; * crosses /"),
+            (f"{name}-from", "FILE", "the same, with the globs in a file, one a line"),
+        ):
+            group.add_argument(flag, dest="name_rules", action=_FilterRule, default=[], metavar=metavar, help=what)
 
 
 def add_fact_flags(parser: argparse._ActionsContainer) -> None:

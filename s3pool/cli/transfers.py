@@ -1,26 +1,32 @@
-"""What cp, mv, rm and sync share: flags, workers, and how a run starts, resumes and ends."""
+"""What cp, mv, rm and sync share: flags, workers, how a run starts, resumes and ends, and what is told of it."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from itertools import islice
-from typing import Any, TypeVar
+from typing import TypeVar
 
+from s3pool.cli import output
 from s3pool.cli.context import Context
-from s3pool.cli.header_flags import add_attribute_flags, add_request_flags, attributes_of, given_for
-from s3pool.cli.outcomes import OutcomePrinter, print_summary, summary_text
-from s3pool.cli.output import code_of_interrupt, is_terminal
-from s3pool.cli.parser import COPYING, FILTERS, STORED, natural_int, section, size_in_bytes, switch, text_flag
+from s3pool.cli.header_flags import add_attribute_flags, add_hint, add_request_flags, attributes_of, given_for
+from s3pool.cli.output import code_of_interrupt, combined, exit_code_for, is_terminal
+from s3pool.cli.parser import COPYING, FILTERS, STORED, argument_type, natural_int, section, switch, text_flag
 from s3pool.cli.progress import BarProgress, PlainProgress, choose_mode, write_stderr
-from s3pool.cli.selection import AUTO, add_at_flag, add_fact_flags, add_glob_flag, add_listing_flags, add_shard_flags
+from s3pool.cli.selection import (
+    AUTO,
+    add_at_flag,
+    add_fact_flags,
+    add_filter_flags,
+    add_glob_flag,
+    add_listing_flags,
+    add_shard_flags,
+)
 from s3pool.dialect import HIDES_BELOW
-from s3pool.errors import UsageError, describe_os_error
-from s3pool.filters import EXCLUDE, INCLUDE
-from s3pool.location import Location, S3Path
+from s3pool.errors import S3PoolError, StoppedError, UnusableAnswerError, UsageError
 from s3pool.s3.client import S3Client
 from s3pool.s3.requests import choose_part_size
 from s3pool.transfer.context import Progress, TransferContext, TransferOptions
@@ -30,49 +36,14 @@ from s3pool.transfer.part_file import SHARDS_APART_S
 from s3pool.transfer.resume import Leftovers, Unfinished, make_sweep
 from s3pool.transfer.runner import run as run_tasks
 from s3pool.transfer.runner import run_deletes
-from s3pool.transfer.tasks import DeleteTask, Outcome, Problem, Summary
-from s3pool.transfer.walk import LINK_RULES, LINKS_FILES
+from s3pool.transfer.tasks import ARCHIVED, DONE, SKIPPED, DeleteTask, Outcome, Problem, Summary
+from s3pool.transfer.walk import LINK_RULES, LINKS_FILES, words_of
+from s3pool.units import format_duration, format_size, parse_size
 
 T = TypeVar("T")
 
 NO_OPTIONS = TransferOptions()
-
-
-class FilterRule(argparse.Action):
-    """Collect --include and --exclude in one list, because their order decides."""
-
-    def __call__(
-        self,
-        _parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: str | Sequence[Any] | None,
-        option_string: str | None = None,
-    ) -> None:
-        """Append one rule, or those of a file."""
-        kind = INCLUDE if option_string in ("--include", "--include-from") else EXCLUDE
-        globs = _globs_in(str(values)) if self.metavar == "FILE" else [str(values)]
-        setattr(namespace, self.dest, [*(getattr(namespace, self.dest) or []), *((kind, glob) for glob in globs)])
-
-
-def _globs_in(path: str) -> list[str]:
-    """Return the lines of a file; empty ones and those that begin with # are no globs."""
-    try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as stream:
-            lines = [line.rstrip("\r\n") for line in stream]
-    except OSError as exc:
-        raise UsageError(f"cannot read the globs in {path}: {describe_os_error(exc)}") from exc
-    return [line for line in lines if line and not line.startswith("#")]
-
-
-def add_filter_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that take and leave names."""
-    group = section(parser, FILTERS)
-    for name, meaning in (("--include", "take names that match"), ("--exclude", "leave names that match")):
-        for flag, metavar, what in (
-            (name, "GLOB", f"{meaning}; repeatable, the last match decides; * crosses /"),
-            (f"{name}-from", "FILE", "the same, with the globs in a file, one a line"),
-        ):
-            group.add_argument(flag, dest="name_rules", action=FilterRule, default=[], metavar=metavar, help=what)
+NO_FIELDS: Mapping[str, object] = {}
 
 
 def add_transfer_flags(parser: argparse.ArgumentParser) -> None:
@@ -109,18 +80,13 @@ def add_checksum_flag(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def part_size(text: str) -> int:
-    """Read a part size within S3's limits; for ``type=``."""
-    size = size_in_bytes(text)
-    if not size:  # it would mean the default
-        raise argparse.ArgumentTypeError("a part has 5 MiB to 5 GiB, not 0 bytes")
-    try:
-        return choose_part_size(0, size)
-    except UsageError as exc:
-        raise argparse.ArgumentTypeError(exc.message) from exc
+def _parse_part_size(text: str) -> int:
+    if not parse_size(text):  # it would mean the default
+        raise UsageError("a part has 5 MiB to 5 GiB, not 0 bytes")
+    return choose_part_size(0, parse_size(text))
 
 
-part_size.__name__ = "size"
+part_size = argument_type(_parse_part_size, "size")
 
 
 def options_of(args: argparse.Namespace, ctx: Context, *, remove_source: bool = False) -> TransferOptions:
@@ -133,19 +99,6 @@ def options_of(args: argparse.Namespace, ctx: Context, *, remove_source: bool = 
         # A move sends the MD5 in any case: the ETag of what was stored is held against that.
         sign_payload=ctx.config.sign and not (remove_source or ctx.session.all_tls) and sha256_is_cheaper(),
     )
-
-
-def check_ends(sources: Iterable[Location], target: Location, args: argparse.Namespace) -> None:
-    """Refuse flags that are of copies inside S3, or of downloads, for anything else."""
-    other = next((end for end in (*sources, target) if not isinstance(end, S3Path)), None)
-    for flag, value, what, hint in (
-        ("--source-profile", args.source_profile, "copies from one pool to another", "with one pool use --profile"),
-        ("--sse-c-source", args.sse_c_source, "is the key of a copy's source", "with one key use --sse-c"),
-    ):
-        if value and other is not None:
-            raise UsageError(f"{flag} {value} {what}, and {other.text} is not in S3; {hint}")
-    if args.no_verify and isinstance(target, S3Path):
-        raise UsageError(f"--no-verify is for downloads, and {target.text} is in S3")
 
 
 @contextmanager
@@ -196,20 +149,21 @@ def executor_for(ctx: Context, *, inline: bool) -> BoundedExecutor:
 
 @contextmanager
 def transfer_context(
-    ctx: Context, options: TransferOptions, progress: Progress, *, inline: bool = False
-) -> Iterator[TransferContext]:
-    """Yield the transfers' context of a run; its workers end with it.
+    ctx: Context, options: TransferOptions, *, inline: bool = False, to_stdout: bool = False
+) -> Iterator[tuple[TransferContext, OutcomePrinter]]:
+    """Yield the transfers' context of a run, whose workers end with it, and what prints its outcomes.
 
-    With ``inline`` there are none, for one object that is not worth a thread.
+    With ``inline`` there are no workers, for one object that is not worth a thread.
     """
-    executor = executor_for(ctx, inline=inline)
-    source = TransferContext(ctx.source_session.client) if ctx.source_session is not ctx.session else None
-    context = TransferContext(ctx.client, options=options, executor=executor, progress=progress, source=source)
-    context.is_cross_pool = ctx.has_two_pools
-    try:
-        yield context
-    finally:
-        executor.close()
+    with shown_progress(ctx, to_stdout=to_stdout) as (progress, lines):
+        executor = executor_for(ctx, inline=inline)
+        source = TransferContext(ctx.source_session.client) if ctx.source_session is not ctx.session else None
+        context = TransferContext(ctx.client, options=options, executor=executor, progress=progress, source=source)
+        context.is_cross_pool = ctx.has_two_pools
+        try:
+            yield context, OutcomePrinter(ctx, lines=lines)
+        finally:
+            executor.close()
 
 
 @contextmanager
@@ -222,13 +176,12 @@ def running(
     inline: bool = False,
     to_stdout: bool = False,
 ) -> Iterator[tuple[TransferContext, OutcomePrinter]]:
-    """Yield the transfers' context of a run and what prints its outcomes; an interrupt ends it promptly."""
+    """Yield what transfer_context() does; an interrupt ends the run promptly."""
     with (
-        shown_progress(ctx, to_stdout=to_stdout) as (progress, lines),
-        transfer_context(ctx, options, progress, inline=inline) as context,
+        transfer_context(ctx, options, inline=inline, to_stdout=to_stdout) as (context, printer),
         ending_promptly(context, summary, ctx, verb=verb, to_stdout=to_stdout),
     ):
-        yield context, OutcomePrinter(ctx, lines=lines)
+        yield context, printer
 
 
 def remember(context: TransferContext, ctx: Context, *, sweeps: bool = True) -> Callable[[Outcome], None]:
@@ -330,3 +283,161 @@ def ending_promptly(
             ctx.out.flush()
             os._exit(code_of_interrupt(exc))
         raise
+
+
+class OutcomePrinter:
+    """Prints the outcome of each task; used by the main thread alone."""
+
+    def __init__(self, ctx: Context, *, lines: bool) -> None:
+        self._out = ctx.out
+        self._act = "move" if ctx.args.command == "mv" else "copy"
+        self._args = ctx.args if "storage_class" in ctx.args else None
+        self._lines = lines
+
+    def __call__(self, outcome: Outcome) -> None:
+        """Print one outcome."""
+        if outcome.error is not None:
+            self._print_error(outcome, outcome.error)
+        elif outcome.state == DONE and not isinstance(outcome.task, Problem):
+            self._print_done(outcome)
+        elif outcome.state == SKIPPED:
+            self._print_skipped(outcome)
+
+    def _print_error(self, outcome: Outcome, error: Exception) -> None:
+        task = outcome.task
+        if isinstance(error, StoppedError):
+            return
+        if self._args is not None:
+            add_hint(error, self._args)
+        self._out.error(error, op=task.op, source=task.source, target=task.target, of_one=True)
+
+    def _print_done(self, outcome: Outcome) -> None:
+        task = outcome.task
+        if isinstance(task, DeleteTask) or task.op == "delete":
+            self._print_deleted(outcome)
+        elif self._out.json:
+            fields = {
+                "type": self._act,
+                "source": task.source,
+                "target": task.target,
+                "size": outcome.done.size,
+                "seconds": round(outcome.seconds, 3),
+            }
+            self._out.act("", fields)
+        elif self._lines and not self._out.quiet:
+            self._out.act(f"{self._out.escape(task.source)} -> {self._out.escape(task.target)}", NO_FIELDS)
+
+    def _print_deleted(self, outcome: Outcome) -> None:
+        task = outcome.task
+        if not (self._lines or self._out.json):
+            return
+        fields: dict[str, object] = {"type": "delete", "url": task.source}
+        suffix = ""
+        for name, words in (("version_id", "version"), ("upload_id", "unfinished upload")):
+            if value := getattr(task, name, "") if isinstance(task, DeleteTask) else "":
+                fields[name], suffix = value, f" ({words} {self._out.escape(value)})"
+        self._out.act(f"Deleted: {self._out.escape(task.source)}{suffix}", fields)
+
+    def _print_skipped(self, outcome: Outcome) -> None:
+        import logging
+
+        task = outcome.task
+        if outcome.done.skipped == ARCHIVED:
+            self._out.remark(f"{task.source} was left out: {ARCHIVED}", source=task.source, target=task.target)
+        logging.getLogger(__name__).info("%s: not copied: %s", task.source, outcome.done.skipped)
+
+
+def finish(
+    summary: Summary, ctx: Context, *, verb: str = "copied", before: str = "", fields: Mapping[str, object] = NO_FIELDS
+) -> int:
+    """Print the summary of a run, with ``before`` in front and ``fields`` in its record, and return the exit code."""
+    end = summary.stopped_by
+    if end is not None and not any(end is known for known in (*summary.errors, *summary.source_errors)):
+        ctx.out.error(end)
+    if ctx.part is not None:
+        ctx.part.send("summary", summary.counts)
+        return exit_code_of(summary)
+    words = summary_text(summary, verb=verb, dry_run=ctx.dry_run)
+    text = f"s3pool: {before}; {words}" if before else f"s3pool: {words}"
+    print_summary({**summary.as_record(), **fields}, ctx, text=text)
+    return exit_code_of(summary)
+
+
+def store_directories_kept(context: TransferContext, summary: Summary, ctx: Context) -> None:
+    """With --preserve, store the empty directories and note what no object can hold."""
+    kept = context.not_kept
+    if kept is None:
+        return
+    if not (ctx.dry_run or summary.stopped_by):
+        from s3pool.transfer.upload import store_directories
+
+        try:
+            store_directories(kept, context)
+        except (S3PoolError, OSError) as exc:
+            summary.stopped_by = exc
+    summary.not_kept = kept.counts
+    if ctx.part is None:
+        note_not_kept(kept.counts, ctx)
+
+
+def note_not_kept(counts: Mapping[str, int], ctx: Context) -> None:
+    """Note what no object can hold, if there was something."""
+    if words := ", ".join(words_of(counts)):
+        ctx.out.note(f"s3pool: not kept: {words}")
+
+
+def print_summary(fields: Mapping[str, object], ctx: Context, *, text: str, to_stdout: bool = False) -> None:
+    """Print a summary: with --json a record on stdout, otherwise a line on stderr.
+
+    With ``to_stdout`` the bytes of an object go to stdout, so the record goes to stderr, too.
+    """
+    record = {**output.SUMMARY_RECORD, **fields, **({"dry_run": True} if ctx.dry_run else {})}
+    if ctx.out.json and not to_stdout:
+        ctx.out.record(record)
+    else:
+        ctx.out.note(text, record)
+
+
+def summary_text(summary: Summary, *, verb: str, dry_run: bool = False) -> str:
+    """Return the summary for people, in one line."""
+    count = summary.deleted if verb == "deleted" else summary.copied
+    words = [f"{count} {verb}"]
+    words += [
+        f"{number} {word}"
+        for number, word in (
+            (summary.skipped, "skipped"),
+            (summary.refused, "refused"),
+            (summary.failed, "failed"),
+            (summary.not_started, "not finished"),
+        )
+        if number
+    ]
+    if verb != "deleted":
+        words.append(format_size(summary.bytes))
+    speed = ""
+    if summary.bytes and summary.seconds and not dry_run:
+        speed = f" ({format_size(round(summary.bytes / summary.seconds))}/s)"
+    prefix = "dry run: " if dry_run else ""
+    return f"{prefix}{', '.join(words)} in {format_duration(round(summary.seconds, 2))}{speed}"
+
+
+def exit_code_of(summary: Summary) -> int:
+    """Return the exit code of a run.
+
+    A source that could not be read, or a failure that ended the run, gives its own code. Beside
+    transfers that succeeded, a missing or forbidden object is FAILED, and so is a bad line in a
+    list of names, which is no error of the command line.
+    """
+    went_well = summary.copied + summary.deleted + summary.skipped > 0
+    codes = [exit_code_for(error) for error in summary.source_errors]
+    codes = [output.FAILED if went_well and code == output.USAGE else code for code in codes]
+    if summary.stopped_by is not None:
+        codes.append(exit_code_for(summary.stopped_by))
+    for error in summary.errors:
+        if error is not summary.stopped_by:
+            code = exit_code_for(error)
+            is_of_one = code in (output.NOT_FOUND, output.DENIED) or isinstance(error, UnusableAnswerError)
+            codes.append(output.FAILED if went_well and is_of_one else code)
+    if summary.not_started and not codes:
+        codes.append(output.FAILED)
+    return combined(codes) if codes else output.DONE

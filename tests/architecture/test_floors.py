@@ -144,7 +144,7 @@ INNER_FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
     "cli": (
         ("catalog", "output", "parser", "progress", "header_flags"),
         ("context", "formats", "logs"),
-        ("outcomes", "selection"),
+        ("selection",),
         ("search", "transfers"),
         ("commands",),
         ("main",),

@@ -14,8 +14,7 @@ from itertools import filterfalse
 
 from s3pool.cli import transfers
 from s3pool.cli.context import Context
-from s3pool.cli.header_flags import add_attribute_flags, add_hint, add_request_flags, warn_of_attributes
-from s3pool.cli.outcomes import finish, store_directories_kept
+from s3pool.cli.header_flags import add_attribute_flags, add_hint, add_request_flags, check_ends, warn_of_attributes
 from s3pool.cli.parser import FILTERS, Command, positive_int, section, switch, text_flag
 from s3pool.cli.selection import Past, by_processes, fact_filter, list_mode, shard_of
 from s3pool.errors import NotFoundError, S3Error, UsageError
@@ -55,7 +54,7 @@ def _copy(args: argparse.Namespace, ctx: Context) -> int:
     move = args.command == "mv"
     sources = [_without_alias(ctx.location(text, is_source=True), STDIN_NAMES) for text in args.sources]
     target = _without_alias(ctx.location(args.target), STDOUT_NAMES)
-    transfers.check_ends(sources, target, args)
+    check_ends(sources, target, args)
     warn_of_attributes(target, args, ctx.out.warn)
     if move and args.no_verify:
         raise UsageError("mv deletes its source: what it brought must be checked; use cp --no-verify and rm")
@@ -138,8 +137,8 @@ def _copy_objects(
             rest = filterfalse(lambda item: isinstance(item, Problem) and isinstance(item.error, NotFoundError), tasks)
             found = transfers.watch_health(rest if number else tasks, ctx)
             run_tasks(found, context, on_outcome=take, rehearse=ctx.dry_run, summary=summary)
-        store_directories_kept(context, summary, ctx)
-    return finish(summary, ctx, verb=verb)
+        transfers.store_directories_kept(context, summary, ctx)
+    return transfers.finish(summary, ctx, verb=verb)
 
 
 def _stream_of(
@@ -207,7 +206,7 @@ def _copy_stream(ends: tuple[Location, Location], args: argparse.Namespace, ctx:
         summary.add(outcome)
         if not to_stdout:
             tell(outcome)
-    return 0 if to_stdout else finish(summary, ctx)
+    return 0 if to_stdout else transfers.finish(summary, ctx)
 
 
 def _move_bytes(source: Location, target: Location, context: TransferContext, ctx: Context, version_id: str) -> Outcome:

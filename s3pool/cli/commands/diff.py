@@ -8,11 +8,10 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 
 from s3pool.cli.context import Context
-from s3pool.cli.outcomes import print_summary
 from s3pool.cli.output import DONE, FAILED, SKIPPED, code_of_interrupt, combined, exit_code_for
 from s3pool.cli.parser import Command, switch, text_flag
-from s3pool.cli.selection import AUTO, add_listing_flags, list_mode
-from s3pool.cli.transfers import add_filter_flags, executor_for, watch_health
+from s3pool.cli.selection import AUTO, add_filter_flags, add_listing_flags, list_mode
+from s3pool.cli.transfers import executor_for, print_summary, watch_health
 from s3pool.errors import NotFoundError, S3PoolError, UnorderedError, UsageError
 from s3pool.filters import NameFilter
 from s3pool.location import LocalPath, Location, S3Path, StdStream, dest_for, name_bytes

@@ -145,8 +145,7 @@ def _find(selection: Selection, test: search.Test | None, act: _Act, args: argpa
 
 
 def _delete(bucket: str, batches: Iterator[list[search.Found]], ctx: Context) -> int:
-    from s3pool.cli.outcomes import exit_code_of
-    from s3pool.cli.transfers import remove
+    from s3pool.cli.transfers import exit_code_of, remove
     from s3pool.transfer.tasks import DeleteTask, Summary
 
     summary = Summary()

@@ -106,7 +106,7 @@ def _empty_and_delete(bucket: str, mode: ListMode, ctx: Context) -> int:
 
     It is listed again as long as something was deleted: on MinIO an object hides those below its name.
     """
-    from s3pool.cli.outcomes import exit_code_of
+    from s3pool.cli.transfers import exit_code_of
 
     while True:
         summary = _empty(bucket, mode, ctx)

@@ -8,11 +8,11 @@ from functools import partial
 from itertools import chain, takewhile
 
 from s3pool.cli.context import Context
-from s3pool.cli.outcomes import finish
 from s3pool.cli.parser import FILTERS, section, switch, text_flag
 from s3pool.cli.selection import (
     AUTO,
     add_fact_flags,
+    add_filter_flags,
     add_glob_flag,
     add_listing_flags,
     add_shard_flags,
@@ -21,7 +21,7 @@ from s3pool.cli.selection import (
     list_mode,
     shard_of,
 )
-from s3pool.cli.transfers import add_filter_flags, passes, remove
+from s3pool.cli.transfers import finish, passes, remove
 from s3pool.errors import NotFoundError, UsageError
 from s3pool.filters import ANY_FACTS, WHOLE, NameFilter, Names, ObjectFilter, Shard
 from s3pool.location import S3Path, compile_glob, glob_prefix, has_glob

@@ -16,10 +16,18 @@ from typing import IO, NamedTuple
 
 from s3pool.cli.commands.cp import is_stream
 from s3pool.cli.context import HEADER_FLAGS, Context, choose_pools
-from s3pool.cli.outcomes import OutcomePrinter, print_summary
 from s3pool.cli.output import DONE, FAILED, combined, exit_code_for
 from s3pool.cli.parser import HelpRequested, add_global_flags, load_command, parse, require_known
-from s3pool.cli.transfers import ending_promptly, executor_for, options_of, remember, shown_progress, watch_health
+from s3pool.cli.transfers import (
+    OutcomePrinter,
+    ending_promptly,
+    executor_for,
+    options_of,
+    print_summary,
+    remember,
+    shown_progress,
+    watch_health,
+)
 from s3pool.errors import CREDENTIAL_CODES, S3Error, S3PoolError, UsageError, is_pool_dead
 from s3pool.location import LocalPath, S3Path, dest_for, has_glob
 from s3pool.model import ObjectInfo

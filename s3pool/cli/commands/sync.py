@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from s3pool.cli import transfers
 from s3pool.cli.context import Context
-from s3pool.cli.header_flags import given_for, warn_of_attributes
-from s3pool.cli.outcomes import OutcomePrinter, exit_code_of, note_not_kept, print_summary, store_directories_kept
+from s3pool.cli.header_flags import check_ends, given_for, warn_of_attributes
 from s3pool.cli.output import DONE, SKIPPED, code_of_interrupt, combined, exit_code_for, message_of
 from s3pool.cli.parser import STORED, argument_type, seconds, section, switch, text_flag
 from s3pool.cli.progress import Part
@@ -97,7 +96,7 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
 
 def _run(args: argparse.Namespace, ctx: Context) -> int:
     source, target = ctx.location(args.source, is_source=True), ctx.location(args.target)
-    transfers.check_ends([source], target, args)
+    check_ends([source], target, args)
     warn_of_attributes(target, args, ctx.out.warn)
     route = choose_pair(source, target, glob=not args.no_glob)
     if route.direction == COPY:
@@ -180,13 +179,10 @@ def _sync(route: SyncPair, options: SyncOptions, report: Report, ctx: Context) -
     # The comparison has settled what --update and --checksum mean before a transfer begins.
     words = argparse.Namespace(**{**vars(ctx.args), "checksum": ctx.args.upload_checksum, "update": False})
     wanted = transfers.options_of(words, ctx)
-    with (
-        transfers.shown_progress(ctx) as (progress, lines),
-        transfers.transfer_context(ctx, wanted, progress) as context,
-    ):
+    with transfers.transfer_context(ctx, wanted) as (context, printer):
         if ctx.args.preserve:
             context.not_kept = NotKept()
-        one_pass = _passes(route, context, ctx, OutcomePrinter(ctx, lines=lines))
+        one_pass = _passes(route, context, ctx, printer)
         try:
             if ctx.args.watch:
                 from s3pool.cli.watching import TreeWatcher
@@ -195,7 +191,7 @@ def _sync(route: SyncPair, options: SyncOptions, report: Report, ctx: Context) -
                 TreeWatcher(route, options, ctx, sync=one_pass, tell=tell, total=report).run()
             else:
                 one_pass(options, report)
-            store_directories_kept(context, report.summary, ctx)
+            transfers.store_directories_kept(context, report.summary, ctx)
         except LocalFileError as exc:
             report.summary.stopped_by = exc
         except KeyboardInterrupt as exc:
@@ -206,10 +202,12 @@ def _sync(route: SyncPair, options: SyncOptions, report: Report, ctx: Context) -
     _tell_trouble(report, route=route, ctx=ctx)
     _tell_summary(report, ctx)
     is_cut = report.held_back or report.out_of_time
-    return combined((exit_code_of(report.summary), SKIPPED if is_cut else DONE))
+    return combined((transfers.exit_code_of(report.summary), SKIPPED if is_cut else DONE))
 
 
-def _passes(route: SyncPair, context: TransferContext, ctx: Context, printer: OutcomePrinter) -> Callable[..., None]:
+def _passes(
+    route: SyncPair, context: TransferContext, ctx: Context, printer: transfers.OutcomePrinter
+) -> Callable[..., None]:
     """Return what makes one pass; of a watcher's it lists what has changed, and tells what is new."""
 
     def one_pass(
@@ -275,7 +273,7 @@ def _sync_by_parts(route: SyncPair, options: SyncOptions, report: Report, ctx: C
     for counts in parts.reports("report"):
         report.add_counts(counts)
     if report.summary.not_kept is not None:
-        note_not_kept(report.summary.not_kept, ctx)
+        transfers.note_not_kept(report.summary.not_kept, ctx)
     target = route.target
     if report.summary.deleted and target.bucket and ctx.client.list_objects_page(target.bucket, max_keys=1).is_minio:
         ctx.out.warn(f"MinIO hides keys below the names of objects; what was hidden in {target.text} takes another run")
@@ -311,7 +309,7 @@ def _tell_summary(report: Report, ctx: Context) -> None:
         return
     retries = sum(row.retries for row in ctx.endpoint_stats())
     text = f"s3pool: {'dry run: ' if ctx.dry_run else ''}{_summary_text(report, retries)}"
-    print_summary(_record(report, retries), ctx, text=text)
+    transfers.print_summary(_record(report, retries), ctx, text=text)
 
 
 def _record(report: Report, retries: int) -> dict[str, object]:

@@ -10,9 +10,8 @@ from operator import attrgetter
 
 from s3pool.cli import transfers
 from s3pool.cli.context import Context
-from s3pool.cli.outcomes import finish
 from s3pool.cli.parser import switch, text_flag
-from s3pool.cli.selection import AUTO, add_listing_flags, list_mode, moment_of
+from s3pool.cli.selection import AUTO, add_filter_flags, add_listing_flags, list_mode, moment_of
 from s3pool.errors import NotFoundError, RefusedError, UsageError
 from s3pool.filters import NameFilter
 from s3pool.location import S3Path
@@ -47,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     switch(parser, "--keep-history", help="remove nothing: copy the version of then on top of the later ones")
     switch(parser, "-f", "--force", "-y", "--yes", help="do not ask")
     switch(parser, "--bypass-governance", help="also versions that a retention in governance mode holds")
-    transfers.add_filter_flags(parser)
+    add_filter_flags(parser)
     add_listing_flags(parser, jobs=AUTO)
 
 
@@ -102,7 +101,7 @@ def _undo(path: S3Path, at: float, state: str, args: argparse.Namespace, ctx: Co
         raise NotFoundError(404, "NoSuchKey", detail="it has no version", resource=path.text, op="ListObjectVersions")
     counts = {"changed": undo.changed, "unchanged": undo.unchanged}
     text = f"{undo.changed} keys changed, {undo.unchanged} were as they had been"
-    return finish(summary, ctx, verb="copied" if args.keep_history else "deleted", before=text, fields=counts)
+    return transfers.finish(summary, ctx, verb="copied" if args.keep_history else "deleted", before=text, fields=counts)
 
 
 def _versions(path: S3Path, args: argparse.Namespace, ctx: Context) -> Iterator[ObjectInfo]:

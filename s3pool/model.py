@@ -71,6 +71,7 @@ class Request:
     bucket_host: str = ""
     timeout_factor: float = 1.0  # how many read timeouts the server may take to answer
     is_endless: bool = False  # its answer tells of events as they happen
+    may_come_late: bool = False  # a second execution changes nothing, whatever was done in between
     is_harmless_twice: bool = False  # a second execution leaves nothing that matters, such as an upload without parts
 
     @property

@@ -69,7 +69,7 @@ class Watch:
         if self.head is not None:
             return self.is_resumable
         body = self.request.body
-        return body.rewindable and (self.request.is_harmless_twice or not self.is_sent)
+        return body.rewindable and (self.request.may_come_late or not self.is_sent)
 
     @property
     def _moved(self) -> int:

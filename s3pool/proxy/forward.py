@@ -414,6 +414,7 @@ class Forwarder:
             resource=node_request.target.resource,
             timeout_factor=self._timeout_factor if operation.is_slow else 1.0,
             is_endless=operation.is_endless,
+            may_come_late=operation.name == "UploadPart",
             is_harmless_twice=operation.name in REPEATED_BY_CLIENTS and CONDITIONS.isdisjoint(node_request.head.index),
             build=build,
             attempts=attempts,

@@ -343,7 +343,7 @@ class MultipartOperations(Operations):
         request = self._address.key(
             "PUT", bucket, key, "UploadPart", query=query, headers=headers, body=body, payload_hash=payload_hash
         )
-        return block_on(self._store(replace(request, is_harmless_twice=True), bucket))
+        return block_on(self._store(replace(request, may_come_late=True), bucket))
 
     def upload_part_copy(
         self,

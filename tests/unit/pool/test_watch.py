@@ -20,7 +20,7 @@ MOVED = 1_000_000
 FAST = 100_000_000.0
 LONG_S = 60.0
 BODY = BytesBody(b"x" * BULK_BYTES)
-PART = Request("PUT", "/b/k", "UploadPart", body=BODY, is_harmless_twice=True)
+PART = Request("PUT", "/b/k", "UploadPart", body=BODY, may_come_late=True)
 READ = Request("GET", "/b/k", "GetObject")
 LONG_HEAD: Any = SimpleNamespace(length=BULK_BYTES)
 
@@ -65,11 +65,11 @@ def test_silence_counts_as_slowness(nodes: tuple[Node, ...]) -> None:
 @pytest.mark.parametrize(
     ("request_", "head"),
     [
-        (Request("PUT", "/b/k", "PutObject", body=BODY), None),
+        (Request("PUT", "/b/k", "PutObject", body=BODY, is_harmless_twice=True), None),
         (READ, LONG_HEAD),
-        (Request("PUT", "/b/k", "UploadPart", body=BytesBody(b"x"), is_harmless_twice=True), None),
+        (Request("PUT", "/b/k", "UploadPart", body=BytesBody(b"x"), may_come_late=True), None),
     ],
-    ids=["stored twice", "body nobody resumes", "short"],
+    ids=["stored after what replaced it", "body nobody resumes", "short"],
 )
 def test_what_another_try_may_spoil_stays(nodes: tuple[Node, ...], request_: Request, head: Any) -> None:
     """A node that works is trusted with what it has got."""

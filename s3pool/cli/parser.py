@@ -335,7 +335,7 @@ def command_parser(name: str) -> CommandParser:
     command = load_command(name)
     parser = CommandParser(
         prog=f"s3pool {name}",
-        description=f"{SUMMARIES[name][0].upper()}{SUMMARIES[name][1:]}.{_example_lines(examples_of(name))}",
+        description=f"{SUMMARIES[name][0].upper()}{SUMMARIES[name][1:]}.{_example_lines(command.EXAMPLES)}",
         epilog=GLOBALS_HINT,
         argument_default=None,
     )
@@ -350,11 +350,6 @@ def operands_of(parser: argparse.ArgumentParser) -> str:
     forms = {None: "{0}", "?": "[{0}]", "*": "[{0} ...]", "+": "{0} [{0} ...]"}
     operands = (action for action in parser._actions if not action.option_strings)
     return " ".join(forms[action.nargs].format(action.metavar) for action in operands if action.metavar)  # type: ignore[index]
-
-
-def examples_of(name: str) -> Sequence[str]:
-    """Return the examples of a command, each without the program's name."""
-    return [line for line in load_command(name).EXAMPLES if line.split()[0] == name]
 
 
 def _example_lines(lines: Sequence[str]) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from s3pool.cli.catalog import ALL, GROUPS, SETTINGS, SUMMARIES
-from s3pool.cli.parser import GLOBAL_SECTIONS, command_parser, examples_of, parse, top_parser
+from s3pool.cli.parser import GLOBAL_SECTIONS, command_parser, load_command, parse, top_parser
 from tests.support.run_cli import CliResult, CliRunner
 
 Call = Callable[..., CliResult]
@@ -82,7 +82,7 @@ def test_help_begins_with_what_the_command_does_and_an_example(call: Call, comma
     assert f"\n  s3pool {command}" in text
 
 
-@pytest.mark.parametrize("example", [line for command in ALL for line in examples_of(command)])
+@pytest.mark.parametrize("example", [line for command in ALL for line in load_command(command).EXAMPLES])
 def test_examples_are_command_lines(example: str) -> None:
     """Each flag in them exists, and takes what is written there."""
     words = shlex.split(example)

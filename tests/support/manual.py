@@ -16,7 +16,7 @@ from textwrap import wrap
 
 from s3pool import __version__
 from s3pool.cli.catalog import ALL, GROUPS, SETTINGS, SUMMARIES
-from s3pool.cli.parser import command_parser, examples_of, operands_of, top_parser
+from s3pool.cli.parser import command_parser, load_command, operands_of, top_parser
 from s3pool.proxy import metrics
 from tests.support import json_records
 
@@ -124,7 +124,7 @@ def _command_page(command: str, sections: Mapping[str, str]) -> Iterator[str]:
     yield f".SH SYNOPSIS\n.B s3pool {command}\n.RI [ flags ]\n{operands}".rstrip()
     yield f".SH DESCRIPTION\n{_sentence(SUMMARIES[command])}"
     yield from _positionals(parser)
-    if examples := examples_of(command):
+    if examples := load_command(command).EXAMPLES:
         yield ".SH EXAMPLES\n.nf"
         yield from (_roff(f"s3pool {line}") for line in examples)
         yield ".fi"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 from s3pool.cli.context import Context
 from s3pool.cli.header_flags import add_request_flags
-from s3pool.cli.parser import natural_int, size_in_bytes, text_flag
+from s3pool.cli.parser import Command, natural_int, size_in_bytes, text_flag
 from s3pool.cli.selection import Past, add_at_flag, add_glob_flag, iter_selected_pages, select
 from s3pool.errors import NotFoundError, UsageError
 from s3pool.location import S3Path, has_glob
@@ -16,30 +16,25 @@ from s3pool.s3.list_all import past_object
 from s3pool.s3.responses import UNKNOWN, Known
 from s3pool.transfer.object_reader import ObjectReader, Source, Span, parse_range
 
-EXAMPLES = (
-    "cat s3/logs/2026/01.gz | zcat",
-    "cat --at 2h s3/etc/app.conf",
-    "cat --range=-1000 s3/logs/app.log",
-    "head s3/logs/app.log",
-    "head -n 3 's3/logs/*.csv'",
-    "head -c 1K s3/images/disk.raw | xxd",
-)
 LINES = 10  # as head(1)
 NEWLINE = b"\n"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the operands and flags of cat and head."""
-    if parser.prog.endswith(" head"):
-        amount = parser.add_mutually_exclusive_group()
-        amount.add_argument("-n", "--lines", type=natural_int, default=LINES, metavar="N", help="so many lines (10)")
-        amount.add_argument(
-            "-c", "--bytes", type=size_in_bytes, metavar="BYTES", help="so many bytes instead: 1K is 1024"
-        )
-    else:
-        parser.add_argument(
-            "--range", type=parse_range, metavar="RANGE", help="only some bytes: 0-99, 100- or -100 (the last hundred)"
-        )
+def _add_cat_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--range", type=parse_range, metavar="RANGE", help="only some bytes: 0-99, 100- or -100 (the last hundred)"
+    )
+    _add_object_flags(parser)
+
+
+def _add_head_flags(parser: argparse.ArgumentParser) -> None:
+    amount = parser.add_mutually_exclusive_group()
+    amount.add_argument("-n", "--lines", type=natural_int, default=LINES, metavar="N", help="so many lines (10)")
+    amount.add_argument("-c", "--bytes", type=size_in_bytes, metavar="BYTES", help="so many bytes instead: 1K is 1024")
+    _add_object_flags(parser)
+
+
+def _add_object_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("paths", nargs="+", metavar="PATH", help="s3/BUCKET/KEY or a glob")
     text_flag(parser, "--version-id", "ID", help="one version of the key")
     add_at_flag(parser)
@@ -47,10 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_glob_flag(parser)
 
 
-def run(args: argparse.Namespace, ctx: Context) -> int:
-    """Write the objects, or how they begin, one after another; one that is missing is reported and the rest goes on."""
-    if args.command == "head":
-        return _head(args, ctx)
+def _cat(args: argparse.Namespace, ctx: Context) -> int:
+    """Write the objects one after another; one that is missing is reported and the rest goes on."""
 
     def write(block: memoryview) -> bool:
         ctx.out.raw(block)
@@ -132,3 +125,21 @@ def _objects_of(path: S3Path, at: float | None, args: argparse.Namespace, ctx: C
             yield from page.objects
     else:
         yield None if at is None else past_object(ctx.client, path, at)
+
+
+COMMANDS = {
+    "cat": Command(
+        (
+            "cat s3/logs/2026/01.gz | zcat",
+            "cat --at 2h s3/etc/app.conf",
+            "cat --range=-1000 s3/logs/app.log",
+        ),
+        _add_cat_flags,
+        _cat,
+    ),
+    "head": Command(
+        ("head s3/logs/app.log", "head -n 3 's3/logs/*.csv'", "head -c 1K s3/images/disk.raw | xxd"),
+        _add_head_flags,
+        _head,
+    ),
+}

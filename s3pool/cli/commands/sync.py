@@ -12,7 +12,7 @@ from s3pool.cli import transfers
 from s3pool.cli.context import Context
 from s3pool.cli.header_flags import check_ends, given_for, warn_of_attributes
 from s3pool.cli.output import DONE, SKIPPED, code_of_interrupt, combined, exit_code_for, message_of
-from s3pool.cli.parser import STORED, argument_type, seconds, section, switch, text_flag
+from s3pool.cli.parser import STORED, Command, argument_type, seconds, section, switch, text_flag
 from s3pool.cli.progress import Part
 from s3pool.cli.selection import Past, by_processes, fact_filter, list_mode, shard_of
 from s3pool.errors import LocalFileError, RefusedError, UsageError
@@ -36,19 +36,14 @@ from s3pool.units import format_duration, format_size
 if TYPE_CHECKING:
     from s3pool.cli.watching import TreeWatcher
 
-EXAMPLES = (
-    "sync photos s3/backup/photos",
-    "sync --delete --dry-run photos s3/backup/photos",
-    "sync s3/backup/photos photos",
-    "mirror --overwrite --remove site s3/b/site",
-)
+
+def _add_mirror_flags(parser: argparse.ArgumentParser) -> None:
+    switch(parser, "--overwrite", help="copy what differs too, not only what is new")
+    switch(parser, "--remove", help="delete what SRC does not have: as --delete")
+    _add_flags(parser)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the operands and flags of sync, and mc's for mirror."""
-    if parser.prog.endswith(" mirror"):
-        switch(parser, "--overwrite", help="copy what differs too, not only what is new")
-        switch(parser, "--remove", help="delete what SRC does not have: as --delete")
+def _add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SRC", help="a local directory or s3/BUCKET/PREFIX")
     parser.add_argument("target", metavar="DST", help="the same; one of the two is in S3")
     group = parser.add_argument_group("what counts as a difference")
@@ -79,14 +74,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(args: argparse.Namespace, ctx: Context) -> int:
-    """Make the target like the source; a failure is printed, and the rest goes on."""
-    if args.command == "mirror":
-        args.delete = args.delete or args.remove
-        if args.overwrite and args.no_clobber:
-            raise UsageError("--overwrite and --no-clobber exclude each other")
-        args.no_clobber = not args.overwrite
-    elif args.no_clobber and (args.delete or args.delete_excluded):
+def _mirror_tree(args: argparse.Namespace, ctx: Context) -> int:
+    args.delete = args.delete or args.remove
+    if args.overwrite and args.no_clobber:
+        raise UsageError("--overwrite and --no-clobber exclude each other")
+    args.no_clobber = not args.overwrite
+    return _run(args, ctx)
+
+
+def _sync_tree(args: argparse.Namespace, ctx: Context) -> int:
+    if args.no_clobber and (args.delete or args.delete_excluded):
         raise UsageError(
             "-n (--no-clobber) leaves targets that exist, and --delete deletes: "
             "for a rehearsal write --dry-run; to copy only what is new and then delete, run sync twice"
@@ -95,6 +92,7 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
 
 
 def _run(args: argparse.Namespace, ctx: Context) -> int:
+    """Make the target like the source; a failure is printed, and the rest goes on."""
     source, target = ctx.location(args.source, is_source=True), ctx.location(args.target)
     check_ends([source], target, args)
     warn_of_attributes(target, args, ctx.out.warn)
@@ -364,3 +362,17 @@ def _write_metrics(route: SyncPair, options: SyncOptions, report: Report, ctx: C
         write_atomically(path, format_metrics(gauges))
     except (LocalFileError, UsageError) as exc:
         ctx.out.warn(message_of(exc))
+
+
+COMMANDS = {
+    "sync": Command(
+        (
+            "sync photos s3/backup/photos",
+            "sync --delete --dry-run photos s3/backup/photos",
+            "sync s3/backup/photos photos",
+        ),
+        _add_flags,
+        _sync_tree,
+    ),
+    "mirror": Command(("mirror --overwrite --remove site s3/b/site",), _add_mirror_flags, _mirror_tree),
+}

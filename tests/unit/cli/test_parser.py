@@ -9,7 +9,7 @@ import pytest
 
 import s3pool.cli.commands
 from s3pool.cli.catalog import ALL, MODULES
-from s3pool.cli.parser import examples_of, help_text, load_command, parse
+from s3pool.cli.parser import help_text, load_command, parse
 from s3pool.config.options import Config
 from s3pool.errors import UsageError
 
@@ -136,8 +136,8 @@ def test_no_abbreviations(words: list[str]) -> None:
 
 def test_every_command_has_examples_of_its_own() -> None:
     """A module of several commands has those of all of them, and each begins with its command."""
-    assert [] == [name for name in ALL if not examples_of(name)]
-    assert {line.split()[0] for name in ALL for line in load_command(name).EXAMPLES} == set(ALL)
+    assert [] == [name for name in ALL if not load_command(name).EXAMPLES]
+    assert [] == [line for name in ALL for line in load_command(name).EXAMPLES if line.split()[0] != name]
 
 
 def test_every_module_is_in_the_table() -> None:

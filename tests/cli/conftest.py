@@ -6,6 +6,7 @@ import io
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -75,3 +76,25 @@ def run_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytes
     home = tmp_path / "home"
     home.mkdir()
     return HereRunner(home, monkeypatch, capfdbinary)
+
+
+def boto_of(environment: Mapping[str, str]) -> Any:
+    """Give boto3's client of the first node of a pool."""
+    import boto3
+    from botocore.config import Config
+
+    return boto3.client(
+        "s3",
+        endpoint_url=environment["S3_POOL"].split(",")[0],
+        aws_access_key_id=environment["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=environment["AWS_SECRET_ACCESS_KEY"],
+        region_name="us-east-1",
+        config=Config(s3={"addressing_style": "path"}),
+    )
+
+
+def put_version(fake: FakeS3, bucket: str, key: str, body: bytes | None, minute: int) -> str:
+    """Store a version, or with None a delete marker, at a minute of 1970."""
+    version = fake.store.add(bucket, key, body or b"", mtime=minute * 60)
+    version.marker = body is None
+    return version.version_id

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Call
+from tests.cli.conftest import Call, boto_of
 from tests.support.fake_s3 import Answer, Exchange, FakeS3, Fault, Reply
 from tests.support.rgw import RgwCluster
 from tests.support.run_cli import CliRunner
@@ -182,17 +182,9 @@ def test_rb_does_without_versions_where_there_are_none(fake: FakeS3, call: Call)
 @pytest.mark.live
 def test_locked_versions_are_told_and_stay(rgw: RgwCluster, run_cli: CliRunner, bucket_name: str) -> None:
     """A retention is the usual reason why one key of a batch stays."""
-    import boto3
-
     run_cli.environ.update(rgw.environment)
     place = f"s3/{bucket_name}"
-    client = boto3.client(
-        "s3",
-        endpoint_url=rgw.endpoints[0],
-        aws_access_key_id=rgw.environment["AWS_ACCESS_KEY_ID"],
-        aws_secret_access_key=rgw.environment["AWS_SECRET_ACCESS_KEY"],
-        region_name="us-east-1",
-    )
+    client = boto_of(rgw.environment)
     run_cli("mb", "--lock", place)
     for key in KEYS:
         run_cli("pipe", f"{place}/{key}", stdin=b"1")

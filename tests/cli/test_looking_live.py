@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
-import boto3
 import pytest
 
+from tests.cli.conftest import boto_of
 from tests.support.real_servers import MinioCluster
 from tests.support.run_cli import CliResult, CliRunner
 
@@ -21,16 +20,6 @@ def environment() -> Iterator[Mapping[str, str]]:
         pytest.skip(MinioCluster.missing())
     with MinioCluster(4) as cluster:
         yield cluster.environment
-
-
-def _boto(environment: Mapping[str, str]) -> Any:
-    return boto3.client(
-        "s3",
-        endpoint_url=environment["S3_POOL"].split(",")[0],
-        aws_access_key_id=environment["AWS_ACCESS_KEY_ID"],
-        aws_secret_access_key=environment["AWS_SECRET_ACCESS_KEY"],
-        region_name="us-east-1",
-    )
 
 
 def test_looking_comparing_and_the_past(environment: Mapping[str, str], run_cli: CliRunner, bucket_name: str) -> None:
@@ -61,7 +50,7 @@ def test_looking_comparing_and_the_past(environment: Mapping[str, str], run_cli:
     assert "4 lines, 1 failed" in ran.err
     assert [f"{place}/d/e/b", f"{place}/d/new"] == call("find", f"{place}/d").lines
     call("undo", f"{place}/d/a", "--since", "1h", "--dry-run")
-    client = _boto(environment)
+    client = boto_of(environment)
     marker = client.list_object_versions(Bucket=bucket_name, Prefix="d/a")["DeleteMarkers"][0]["VersionId"]
     call("rm", "--version-id", marker, f"{place}/d/a")
     assert b"one\ntwo\nthree\n" == client.get_object(Bucket=bucket_name, Key="d/a")["Body"].read()

@@ -9,10 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import boto3
 import pytest
-from botocore.config import Config
 
+from tests.cli.conftest import boto_of
 from tests.support.fake_s3 import MIB, FakeS3
 from tests.support.run_cli import ROOT, CliRunner
 
@@ -93,14 +92,7 @@ def proxy_of(run: PosixRunner, *words: str) -> Iterator[str]:
 def test_proxy_serves(run: PosixRunner, fake: FakeS3) -> None:
     """Small and large bodies, both ways, by threads where there is no epoll."""
     with proxy_of(run) as url:
-        client = boto3.client(
-            "s3",
-            endpoint_url=url,
-            aws_access_key_id=fake.environment["AWS_ACCESS_KEY_ID"],
-            aws_secret_access_key=fake.environment["AWS_SECRET_ACCESS_KEY"],
-            region_name="us-east-1",
-            config=Config(s3={"addressing_style": "path"}),
-        )
+        client = boto_of({**fake.environment, "S3_POOL": url})
         for key, size in SIZES.items():
             client.put_object(Bucket="b", Key=key, Body=b"x" * size)
 

@@ -6,18 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Call
+from tests.cli.conftest import Call, put_version
 from tests.support.fake_s3 import FakeS3
 
-MINUTE = 60.0
 FIRST, SECOND, THIRD = (f"1970-01-01T00:{minute:02d}:30Z" for minute in (1, 2, 3))
-
-
-def put(fake: FakeS3, key: str, body: bytes | None, minute: int, bucket: str = "b") -> str:
-    """Store a version, or with None a delete marker, at a minute of 1970."""
-    version = fake.store.add(bucket, key, body or b"", mtime=minute * MINUTE)
-    version.marker = body is None
-    return version.version_id
 
 
 @pytest.fixture
@@ -26,16 +18,16 @@ def history(fake: FakeS3) -> FakeS3:
     fake.store.add("b", "gone")
     fake.store.bucket("b").remove("gone", "null")
     fake.store.bucket("b").versioning = "Enabled"
-    put(fake, "p/changed", b"one", 1)
-    put(fake, "p/changed", b"two", 2)
-    put(fake, "p/changed", b"three", 3)
-    put(fake, "p/deleted", b"was", 1)
-    put(fake, "p/deleted", None, 2)
-    put(fake, "p/new", b"new", 3)
-    put(fake, "p/sub/back", b"back", 1)
-    put(fake, "p/sub/back", None, 2)
-    put(fake, "p/sub/back", b"again", 3)
-    put(fake, "q/late", b"late", 3)
+    put_version(fake, "b", "p/changed", b"one", 1)
+    put_version(fake, "b", "p/changed", b"two", 2)
+    put_version(fake, "b", "p/changed", b"three", 3)
+    put_version(fake, "b", "p/deleted", b"was", 1)
+    put_version(fake, "b", "p/deleted", None, 2)
+    put_version(fake, "b", "p/new", b"new", 3)
+    put_version(fake, "b", "p/sub/back", b"back", 1)
+    put_version(fake, "b", "p/sub/back", None, 2)
+    put_version(fake, "b", "p/sub/back", b"again", 3)
+    put_version(fake, "b", "q/late", b"late", 3)
     return fake
 
 

@@ -9,12 +9,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import boto3
 import pytest
-from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from tests.cli.conftest import Call
+from tests.cli.conftest import Call, boto_of
 from tests.support.fake_s3 import Answer, FakeS3, Fault, Reply
 from tests.support.fake_s3.wire import Exchange
 from tests.support.real_servers import MinioCluster
@@ -188,7 +186,7 @@ def store(request: pytest.FixtureRequest) -> Iterator[Store]:
     if request.param != "minio":
         fleet = request.getfixturevalue(request.param)
         name = os.environ.get("S3POOL_LIVE_SERVER", "rgw") if request.param == "rgw" else request.param
-        yield Store(name, fleet.environment, _boto(fleet.environment))
+        yield Store(name, fleet.environment, boto_of(fleet.environment))
         return
     if MinioCluster.find() is None:
         pytest.skip(MinioCluster.missing())
@@ -198,18 +196,7 @@ def store(request: pytest.FixtureRequest) -> Iterator[Store]:
             "AWS_ACCESS_KEY_ID": cluster.access_key,
             "AWS_SECRET_ACCESS_KEY": cluster.secret_key,
         }
-        yield Store("minio", environment, _boto(environment))
-
-
-def _boto(environment: Mapping[str, str]) -> Any:
-    return boto3.client(
-        "s3",
-        endpoint_url=environment["S3_POOL"].split(",")[0],
-        aws_access_key_id=environment["AWS_ACCESS_KEY_ID"],
-        aws_secret_access_key=environment["AWS_SECRET_ACCESS_KEY"],
-        region_name="us-east-1",
-        config=Config(s3={"addressing_style": "path"}),
-    )
+        yield Store("minio", environment, boto_of(environment))
 
 
 @pytest.fixture

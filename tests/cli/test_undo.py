@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.cli.conftest import Call
+from tests.cli.conftest import Call, put_version
 from tests.support.fake_s3 import Answer, Exchange, FakeS3, internal_error
 from tests.support.fake_s3 import Call as Calling
 from tests.support.rgw import RgwCluster
@@ -22,28 +22,21 @@ FIRST, SECOND, THIRD = (f"1970-01-01T00:{minute:02d}:30Z" for minute in (1, 2, 3
 NOTE = "s3pool: back to 1970-01-01T00:01:30.000Z\n"
 
 
-def put(fake: FakeS3, key: str, body: bytes | None, minute: int) -> str:
-    """Store a version, or with None a delete marker, at a minute of 1970."""
-    version = fake.store.add("bkt", key, body or b"", mtime=minute * MINUTE)
-    version.marker = body is None
-    return version.version_id
-
-
 @pytest.fixture
 def history(fake: FakeS3) -> FakeS3:
     """Give a bucket in which keys came, changed and went at minutes 1, 2 and 3."""
     fake.store.add("bkt", "old", b"old")
     fake.store.bucket("bkt").versioning = "Enabled"
-    put(fake, "p/changed", b"one", 1)
-    put(fake, "p/changed", b"two", 2)
-    put(fake, "p/changed", b"three", 3)
-    put(fake, "p/deleted", b"was", 1)
-    put(fake, "p/deleted", None, 2)
-    put(fake, "p/new", b"new", 3)
-    put(fake, "p/returned", b"gone at 2", 1)
-    put(fake, "p/returned", None, 2)
-    put(fake, "p/returned", b"back at 3", 3)
-    put(fake, "p2", b"neighbour", 3)
+    put_version(fake, "bkt", "p/changed", b"one", 1)
+    put_version(fake, "bkt", "p/changed", b"two", 2)
+    put_version(fake, "bkt", "p/changed", b"three", 3)
+    put_version(fake, "bkt", "p/deleted", b"was", 1)
+    put_version(fake, "bkt", "p/deleted", None, 2)
+    put_version(fake, "bkt", "p/new", b"new", 3)
+    put_version(fake, "bkt", "p/returned", b"gone at 2", 1)
+    put_version(fake, "bkt", "p/returned", None, 2)
+    put_version(fake, "bkt", "p/returned", b"back at 3", 3)
+    put_version(fake, "bkt", "p2", b"neighbour", 3)
     return fake
 
 
@@ -208,7 +201,7 @@ def test_what_cannot_be_undone_is_told(
 def test_suspended_versioning_loses_nothing(history: FakeS3, call: Call) -> None:
     """A marker or a copy would replace the null version, the only one with its bytes."""
     history.store.bucket("bkt").versioning = "Suspended"
-    put(history, "p/null", b"only here", 3)
+    put_version(history, "bkt", "p/null", b"only here", 3)
     before = versions(history)
 
     kept = call("undo", "--at", FIRST, "--keep-history", "s3/bkt/p/null")
@@ -252,8 +245,8 @@ def test_an_interrupted_run_goes_on(history: FakeS3, run_cli: CliRunner) -> None
     """The listing of versions is all that a second run needs."""
     run_cli.environ.update(history.environment)
     for number in range(1500):
-        put(history, f"many/{number:04d}", b"one", 1)
-        put(history, f"many/{number:04d}", None, 2)
+        put_version(history, "bkt", f"many/{number:04d}", b"one", 1)
+        put_version(history, "bkt", f"many/{number:04d}", None, 2)
     second = threading.Event()
 
     def hang(exchange: Exchange) -> None:

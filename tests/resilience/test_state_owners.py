@@ -196,7 +196,7 @@ def test_what_was_left_of_a_stream_goes_with_the_next_one(
     assert fake.store.bodies("b") == {"big": content}
 
 
-@pytest.mark.parametrize("process", [f"{os.getpid()}:1", f"{os.getpid()}", "", "x:1:2"])
+@pytest.mark.parametrize("process", [f"{os.getpid()}:1", f"{os.getpid()}", "", "x:1:2"], ids=range(4))
 def test_what_no_process_owns_is_gone_on_with(fake: FakeS3, run_cli: CliRunner, source: Path, process: str) -> None:
     """Numbers of processes are used again, and what cannot be read is nobody's."""
     words = ("cp", "src/big", "s3/b/big", *PARTS)

@@ -1,4 +1,4 @@
-"""Attributes stored with an object: their flags, values, and hints when a server refuses one."""
+"""Flags of what is stored with an object and sent with requests: values, refusals, hints when a server refuses one."""
 
 from __future__ import annotations
 

@@ -140,6 +140,8 @@ class Opening(Operation[Response]):
         self._read(response)
         length = response.length
         if length is not None and length <= self._read_bytes:
+            if self.only is None:
+                response.may_break_off()
             response.preload()
         self.result = response
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import s3pool
 from tests.support.fake_s3 import ACCESS_KEY, SECRET_KEY, FakeS3
 from tests.support.proxying import RunningProxy
 from tests.support.relay import Relay
@@ -93,3 +94,16 @@ def test_client_of_the_proxy_gets_its_object_in_seconds(cluster: Cluster) -> Non
 
     assert {(200, LONG_BYTES)} == {(answer.status, len(answer.body)) for answer in answers}
     assert seconds < LIMIT_S
+
+
+def test_files_of_the_library_are_read_in_seconds(cluster: Cluster) -> None:
+    """Each block is a request of its own, asked again whole where it comes faster."""
+    cluster.slow.lag_s = LAG_S
+    keys = {"access_key": ACCESS_KEY, "secret_key": SECRET_KEY, "ca_bundle": str(TLS / "cert.pem")}
+    started = time.monotonic()
+    with s3pool.connect(endpoints=cluster.urls, **keys) as pool:
+        for _ in range(ROUNDS):
+            with pool.open("s3://b/long") as stream:
+                assert LONG_BYTES == len(stream.read())
+
+    assert time.monotonic() - started < LIMIT_S

@@ -11,7 +11,7 @@ from s3pool.errors import ConnectError, ProtocolError, TransportError
 from s3pool.model import Request, Response
 from s3pool.pool.http1 import Head, NodeConnection, ResponseBody
 from s3pool.pool.node import ExchangeTotals, Node
-from s3pool.pool.speed import BULK_BYTES
+from s3pool.pool.speed import MEASURED_BYTES
 from s3pool.pool.tcp import EarlyResponse, NodeSilentError, StaleConnectionError
 from s3pool.pool.watch import Watch
 
@@ -122,7 +122,7 @@ class Exchange(Watch):
         now = time.monotonic()
         seconds = None if self.was_waiting else now - self.started
         self.node.note_answer(seconds, at=now, is_read=self.request.method in {"GET", "HEAD"})
-        if self.head is None and self.request.body.length >= BULK_BYTES and self.connection.waited_s:
+        if self.head is None and self.request.body.length >= MEASURED_BYTES and self.connection.waited_s:
             self.node.speed.note(self.request.body.length, self.connection.waited_s, is_read=False)
         self.head = head
         self._set_window()
@@ -231,7 +231,7 @@ class Exchange(Watch):
         connection, node = self.connection, self.node
         sent, received = connection.bytes_sent - self.sent_before, connection.bytes_received - self.received_before
         node.counters.add(bytes_sent=sent, bytes_received=received)
-        if reusable and received >= BULK_BYTES and self.connection.waited_s:
+        if reusable and received >= MEASURED_BYTES and self.connection.waited_s:
             node.speed.note(received, self.connection.waited_s, is_read=True)
         node.waiting.discard(self)
         self._end(reusable=reusable)

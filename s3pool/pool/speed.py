@@ -8,7 +8,9 @@ import time
 from collections.abc import Callable, Iterable
 
 BURST_S = 0.1  # credit that may be saved up, in seconds of the rate
-BULK_BYTES = 1 << 18  # shorter bodies tell little of a node's speed
+BULK_BYTES = 1 << 18  # a shorter body is waited for
+MEASURED_BYTES = 4 << 20  # shorter ones tell of buffers and caches, and little of a node's speed
+FAST_BYTES_PER_S = 1e8  # more than this is asked of nobody: disks and caches differ
 CRAWL_TIMES = 10.0  # a body that takes so many times as long as at other nodes is given up
 UNKNOWN_BYTES_PER_S = 1e7  # at which others are taken to send, while nobody knows
 SPEED_WEIGHT = 0.3  # share of the newest body in the moving average
@@ -83,4 +85,5 @@ def longest_s(moved: int, others: Iterable[BodySpeed], *, is_read: bool) -> floa
     known = sorted(speed for other in others if (speed := other.of(is_read=is_read)))
     if not known and not is_read:
         return math.inf
-    return CRAWL_TIMES * moved / (known[len(known) // 2] if known else UNKNOWN_BYTES_PER_S)
+    usual = min(known[len(known) // 2], FAST_BYTES_PER_S) if known else UNKNOWN_BYTES_PER_S
+    return CRAWL_TIMES * moved / usual

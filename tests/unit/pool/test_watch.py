@@ -12,7 +12,7 @@ from s3pool.model import Endpoint, Request
 from s3pool.pool.balancer import LoadBalancer
 from s3pool.pool.exchange import Exchange
 from s3pool.pool.node import Node
-from s3pool.pool.speed import BULK_BYTES, CRAWL_TIMES, UNKNOWN_BYTES_PER_S, BodySpeed, longest_s
+from s3pool.pool.speed import BULK_BYTES, CRAWL_TIMES, FAST_BYTES_PER_S, UNKNOWN_BYTES_PER_S, BodySpeed, longest_s
 from s3pool.pool.tcp import NodeSilentError
 from tests.support.pools import make_node
 
@@ -126,3 +126,11 @@ def test_speed_is_that_of_the_middle_node() -> None:
         speed.note(MOVED, MOVED / rate, is_read=False)
 
     assert CRAWL_TIMES * MOVED / 1e6 == pytest.approx(longest_s(MOVED, known, is_read=False))
+
+
+def test_what_a_cache_gave_is_asked_of_no_disk() -> None:
+    """A node that reads from disks is sound, whatever another one had in memory."""
+    cached = BodySpeed()
+    cached.note(MOVED, MOVED / 1e10, is_read=True)
+
+    assert CRAWL_TIMES * MOVED / FAST_BYTES_PER_S == longest_s(MOVED, [cached], is_read=True)

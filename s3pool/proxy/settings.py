@@ -205,178 +205,97 @@ class ProxySettings(Options):
     ``tries`` are the pool's own where they are None. ``retry_budget`` is a fraction of the requests at work.
     """
 
-    auth = _one_of(
-        ("verify", "passthrough", "open"),
-        "verify: check signatures, sign anew; passthrough: the nodes check; open: nobody checks",
-        DOOR,
-    )
-    i_know_this_is_open = Option(
-        parse_bool, False, "let --auth open listen on more than loopback", switch=True, group=DOOR
-    )
-    clients: Option[object] = Option(
-        lambda value: value, None, "YAML list of more access keys; read again on SIGHUP", metavar="FILE", group=DOOR
-    )
+    # fmt: off
+    auth = _one_of(("verify", "passthrough", "open"),
+        "verify: check signatures, sign anew; passthrough: the nodes check; open: nobody checks", DOOR)
+    i_know_this_is_open = Option(parse_bool, False, "let --auth open listen on more than loopback", switch=True,
+        group=DOOR)
+    clients: Option[object] = Option(lambda value: value, None, "YAML list of more access keys; read again on SIGHUP",
+        metavar="FILE", group=DOOR)
     clients_file = Option(parse_text, "", "a file with such a list")
     bucket_limits: Option[object] = Option(lambda value: value, None, "limits of buckets for all clients together")
     anonymous = _one_of(("deny", "pass"), "unsigned requests: refuse, or send on unsigned", DOOR)
     sigv2 = _one_of(("presigned", "on", "off"), "Signature Version 2: in URLs only, or headers too", DOOR)
 
     listen = Option(parse_address, LISTEN, "for S3 clients, or unix:/PATH", metavar="HOST:PORT", group=ADDRESS)
-    admin_listen: Option[Address | None] = Option(
-        parse_admin_address, ADMIN_LISTEN, "for health, metrics, stats; or off", metavar="HOST:PORT", group=ADDRESS
-    )
-    admin_token_file = Option(
-        parse_text,
-        "",
-        "secret for changes by the admin listener; required beyond loopback",
-        metavar="FILE",
-        group=ADDRESS,
-    )
-    allowed_hosts = _many(
-        parse_domains, "name by which the admin listener, or --auth open, is reached", "NAME", ADDRESS, "--allowed-host"
-    )
+    admin_listen: Option[Address | None] = Option(parse_admin_address, ADMIN_LISTEN,
+        "for health, metrics, stats; or off", metavar="HOST:PORT", group=ADDRESS)
+    admin_token_file = Option(parse_text, "", "secret for changes by the admin listener; required beyond loopback",
+        metavar="FILE", group=ADDRESS)
+    allowed_hosts = _many(parse_domains, "name by which the admin listener, or --auth open, is reached", "NAME",
+        ADDRESS, "--allowed-host")
     domains = _many(parse_domains, "serve BUCKET.NAME, too", "NAME", ADDRESS, "--domain")
     tls_cert = Option(parse_text, "", "serve HTTPS with this certificate chain", metavar="FILE", group=ADDRESS)
     tls_key = Option(parse_text, "", "the certificate's key", metavar="FILE", group=ADDRESS)
-    tls_client_ca = Option(
-        parse_text, "", "admit only clients with a certificate of this CA", metavar="FILE", group=ADDRESS
-    )
+    tls_client_ca = Option(parse_text, "", "admit only clients with a certificate of this CA", metavar="FILE",
+        group=ADDRESS)
 
     max_clients = Option(parse_count_from(1), 1024, "connections at once", metavar="N", group=CLIENTS)
-    max_per_client = Option(
-        parse_count_from(0), 0, "connections of one address", metavar="N", default_note="0: any number", group=CLIENTS
-    )
-    trust_forwarded = _many(
-        parse_networks, "balancers whose X-Forwarded-For and the like are believed", "CIDR", CLIENTS
-    )
-    proxy_protocol = _many(
-        parse_networks, "balancers that begin each connection with a PROXY header, version 1 or 2", "CIDR", CLIENTS
-    )
-    idle_timeout = Option(
-        parse_seconds, 60.0, "between two requests", metavar="TIME", default_note="60s", group=CLIENTS
-    )
+    max_per_client = Option(parse_count_from(0), 0, "connections of one address", metavar="N",
+        default_note="0: any number", group=CLIENTS)
+    trust_forwarded = _many(parse_networks, "balancers whose X-Forwarded-For and the like are believed", "CIDR",
+        CLIENTS)
+    proxy_protocol = _many(parse_networks,
+        "balancers that begin each connection with a PROXY header, version 1 or 2", "CIDR", CLIENTS)
+    idle_timeout = Option(parse_seconds, 60.0, "between two requests", metavar="TIME", default_note="60s",
+        group=CLIENTS)
     header_timeout = Option(parse_seconds, 10.0, "time for a whole request head", default_note="10s", moved=True)
-    least_speed = Option(
-        parse_bytes,
-        KIB,
-        "bytes a second below which a client that sends a body or takes an answer is dropped",
-        default_note="1KiB",
-    )
-    speed_window = Option(
-        parse_wait, 30.0, "the time spent waiting for a client after which its speed is judged", default_note="30s"
-    )
+    least_speed = Option(parse_bytes, KIB,
+        "bytes a second below which a client that sends a body or takes an answer is dropped", default_note="1KiB")
+    speed_window = Option(parse_wait, 30.0,
+        "the time spent waiting for a client after which its speed is judged", default_note="30s")
 
-    tiers = _many(
-        parse_tiers,
-        "endpoints that are used together; the next --tier only when all of one are out",
-        "URL,...",
-        NODES,
-        "--tier",
-    )
-    sticky = Option(
-        parse_sticky,
-        "",
+    tiers = _many(parse_tiers, "endpoints that are used together; the next --tier only when all of one are out",
+        "URL,...", NODES, "--tier")
+    sticky = Option(parse_sticky, "",
         "key: keep every key on its node, for nodes with separate stores; overrides load_balancer.sticky",
-        default_note="off",
-        moved=True,
-    )
-    probe = Option(
-        parse_probe,
-        "auto",
-        "auto, minio, rgw, s3, tcp, or a path that a well node answers with 2xx or 3xx",
-        metavar="HOW",
-        group=NODES,
-    )
-    probe_interval: Option[float | None] = Option(
-        parse_wait, None, "time between two probes", default_note="--health-interval", moved=True
-    )
+        default_note="off", moved=True)
+    probe = Option(parse_probe, "auto", "auto, minio, rgw, s3, tcp, or a path that a well node answers with 2xx or 3xx",
+        metavar="HOW", group=NODES)
+    probe_interval: Option[float | None] = Option(parse_wait, None, "time between two probes",
+        default_note="--health-interval", moved=True)
     probe_timeout = Option(parse_wait, 2.0, "time for the answer to a probe", default_note="2s", moved=True)
     rise = Option(parse_count_from(1), 2, "good probes in a row that bring a node back", moved=True)
     fall = Option(parse_count_from(1), 3, "bad probes in a row that take a node out", moved=True)
 
-    tries: Option[int | None] = Option(
-        parse_count_from(1),
-        None,
+    tries: Option[int | None] = Option(parse_count_from(1), None,
         "attempts per request, each on another node; without it --retries counts where it is given",
-        default_note=str(DEFAULT_TRIES),
-        moved=True,
-    )
-    retry_budget = Option(
-        parse_share,
-        0.2,
-        "of the requests at work, that may be second tries; or off",
-        metavar="PERCENT",
-        default_note="20%",
-        group=FAILURES,
-    )
-    retry_ambiguous_put = Option(
-        parse_bool,
-        False,
-        "repeat a PUT whose answer was lost, in buckets without versions",
-        switch=True,
-        group=FAILURES,
-    )
+        default_note=str(DEFAULT_TRIES), moved=True)
+    retry_budget = Option(parse_share, 0.2, "of the requests at work, that may be second tries; or off",
+        metavar="PERCENT", default_note="20%", group=FAILURES)
+    retry_ambiguous_put = Option(parse_bool, False,
+        "repeat a PUT whose answer was lost, in buckets without versions", switch=True, group=FAILURES)
     resume_get = Option(parse_count_from(0), 2, "times that a broken download goes on from another node", moved=True)
-    ttfb_timeout: Option[float | None] = Option(
-        parse_wait, None, "time for the head of an answer", default_note="--read-timeout", moved=True
-    )
-    slow_op_timeout = Option(
-        parse_wait,
-        600.0,
-        "for an answer's head after uploads, copies, batch deletes",
-        metavar="TIME",
-        default_note="600s",
-        group=FAILURES,
-    )
-    backend_idle: Option[float | None] = Option(
-        parse_wait,
-        None,
-        "time after which an idle connection to a node is not used",
-        default_note="pool.max_idle_time",
-        moved=True,
-    )
-    slot_wait = Option(
-        parse_wait,
-        5.0,
-        "how long a request waits for a connection to the nodes before the answer is 503 SlowDown",
-        default_note="5s",
-    )
+    ttfb_timeout: Option[float | None] = Option(parse_wait, None, "time for the head of an answer",
+        default_note="--read-timeout", moved=True)
+    slow_op_timeout = Option(parse_wait, 600.0, "for an answer's head after uploads, copies, batch deletes",
+        metavar="TIME", default_note="600s", group=FAILURES)
+    backend_idle: Option[float | None] = Option(parse_wait, None,
+        "time after which an idle connection to a node is not used", default_note="pool.max_idle_time", moved=True)
+    slot_wait = Option(parse_wait, 5.0,
+        "how long a request waits for a connection to the nodes before the answer is 503 SlowDown", default_note="5s")
 
-    replay_buffer = Option(
-        parse_bytes, REPLAY_BYTES, "largest body kept for a retry", metavar="SIZE", default_note="16MiB", group=BODIES
-    )
-    replay_memory = Option(
-        parse_bytes, 256 * MIB, "memory for all such bodies of a process", default_note="256MiB", moved=True
-    )
-    spool_limit = Option(
-        parse_bytes, GIB, "disk for all bodies that do not say how long they are", default_note="1GiB", moved=True
-    )
-    spool_dir = Option(
-        parse_text, "", "where bodies of unknown length are stored", metavar="DIR", default_note="TMPDIR", group=BODIES
-    )
-    trailers = Option(
-        parse_word("decode", "pass"),
-        "decode",
-        "unsigned bodies with a trailer: decode them, or pass them to nodes that know them",
-        moved=True,
-    )
-    verify_body = Option(
-        parse_bool,
-        False,
-        "true: compare signed hashes in the proxy, for nodes that do not",
-        default_note="false",
-        moved=True,
-    )
+    replay_buffer = Option(parse_bytes, REPLAY_BYTES, "largest body kept for a retry", metavar="SIZE",
+        default_note="16MiB", group=BODIES)
+    replay_memory = Option(parse_bytes, 256 * MIB, "memory for all such bodies of a process", default_note="256MiB",
+        moved=True)
+    spool_limit = Option(parse_bytes, GIB, "disk for all bodies that do not say how long they are",
+        default_note="1GiB", moved=True)
+    spool_dir = Option(parse_text, "", "where bodies of unknown length are stored", metavar="DIR",
+        default_note="TMPDIR", group=BODIES)
+    trailers = Option(parse_word("decode", "pass"), "decode",
+        "unsigned bodies with a trailer: decode them, or pass them to nodes that know them", moved=True)
+    verify_body = Option(parse_bool, False, "true: compare signed hashes in the proxy, for nodes that do not",
+        default_note="false", moved=True)
 
     processes = Option(parse_count_from(1), 1, "worker processes on the one port", metavar="N", group=LIFE)
-    drain_delay = Option(
-        parse_seconds, 0.0, "from SIGTERM to the end of listening", metavar="TIME", default_note="0s", group=LIFE
-    )
-    drain_timeout = Option(
-        parse_seconds, 60.0, "for running requests after that", metavar="TIME", default_note="60s", group=LIFE
-    )
+    drain_delay = Option(parse_seconds, 0.0, "from SIGTERM to the end of listening", metavar="TIME",
+        default_note="0s", group=LIFE)
+    drain_timeout = Option(parse_seconds, 60.0, "for running requests after that", metavar="TIME",
+        default_note="60s", group=LIFE)
     tracing = Option(parse_bool, False, "send traces of requests", default_note="what --tracing says")
     access_log = Option(parse_log, OFF, "a JSON line per request; - for stdout", metavar="FILE", group=LIFE)
+    # fmt: on
 
 
 FLAG_ONLY = (ProxySettings.i_know_this_is_open,)  # whoever writes it into a file forgets that it stands there

@@ -21,7 +21,7 @@ from s3pool.body import EMPTY_SHA256
 from s3pool.model import UNSIGNED_PAYLOAD
 from s3pool.proxy.clients import Client
 from s3pool.proxy.errors import S3ErrorResponse, forbidden, invalid, not_implemented
-from s3pool.proxy.operations import DIALECTS, V4_PARAMETERS
+from s3pool.proxy.operations import DIALECTS, V4_PARAMETERS, S3Operation
 from s3pool.proxy.request import CACHE_SIZE, HOP_BY_HOP, Index, RequestHead, Target
 from s3pool.record import dataclass, field
 from s3pool.s3 import signing
@@ -70,6 +70,23 @@ class Caller:
         self.is_framed = payload in STREAMS
         self.seed = seed
         self.access_key = client.access_key if client else ""
+
+
+@dataclass(slots=True)  # not frozen: one is made for every request
+class Admitted:
+    """An admitted request: its target, its sender, its operation and its signer.
+
+    ``decodes`` says that the body comes in the aws-chunked form and leaves it here,
+    ``is_form`` that it is an upload form, and who sent it is not known yet.
+    """
+
+    head: RequestHead
+    target: Target
+    caller: Caller
+    operation: S3Operation
+    signer: signing.Signer | None
+    decodes: bool = False
+    is_form: bool = False
 
 
 class Proof(NamedTuple):

@@ -11,12 +11,11 @@ from contextlib import contextmanager
 from s3pool.body import EMPTY_SHA256
 from s3pool.errors import S3PoolError
 from s3pool.model import Endpoint, Response
-from s3pool.proxy.auth import HEADER_V4
+from s3pool.proxy.auth import HEADER_V4, Admitted
 from s3pool.proxy.errors import ClientGoneError, S3ErrorResponse, forbidden, not_implemented, unavailable
 from s3pool.proxy.forward import Attempts, Fields, Forwarder, NodeRequest
 from s3pool.proxy.operations import COPY_SOURCE, RENAME_SOURCE, V2_PARAMETERS, classify
 from s3pool.proxy.request import RequestHead, Target, read_target
-from s3pool.proxy.request_body import Admitted
 from s3pool.s3.documents import parse_versioning
 from s3pool.s3.signing import Signer
 

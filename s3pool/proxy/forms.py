@@ -20,8 +20,8 @@ from s3pool.errors import ProtocolError
 from s3pool.model import UNSIGNED_PAYLOAD, Response
 from s3pool.proxy.auth import ANONYMOUS, QUERY_V2, QUERY_V4, Caller, Verifier, check_token
 from s3pool.proxy.auth_v2 import check_signature, not_accepted
-from s3pool.proxy.bodies import Read
 from s3pool.proxy.errors import REASONS, S3ErrorResponse, forbidden, invalid
+from s3pool.proxy.framing import Read
 from s3pool.proxy.operations import AMBIGUOUS_KEY
 from s3pool.proxy.request import RequestHead
 from s3pool.record import dataclass, replace

@@ -5,6 +5,7 @@ A reload makes a new gateway; connections take it up with their next request.
 
 from __future__ import annotations
 
+import os
 import secrets
 import time
 from collections.abc import Callable, Mapping
@@ -13,14 +14,15 @@ from s3pool.body import BytesBody
 from s3pool.model import UNSIGNED_PAYLOAD, Credentials, Endpoint, Response
 from s3pool.pool.exchange import NeedsThread
 from s3pool.proxy import auth, conditions, forms, forward, operations
+from s3pool.proxy.auth import Admitted
 from s3pool.proxy.auth_v2 import not_accepted, verify_v2
-from s3pool.proxy.chunked import checksum_for
+from s3pool.proxy.bodies import PASS, BodyLoader, RequestBody
 from s3pool.proxy.clients import FORWARDED_FOR, FORWARDED_PROTO, Client, is_trusted, refuse_foreign_pages
 from s3pool.proxy.errors import S3ErrorResponse, forbidden
+from s3pool.proxy.framing import checksum_for, reader_for
 from s3pool.proxy.limits import BucketLimits, RateMeter, Rule, rules_of
 from s3pool.proxy.relay import with_location
 from s3pool.proxy.request import CACHE_SIZE, NO_NAMES, RequestHead, Target, read_target, virtual_bucket
-from s3pool.proxy.request_body import PASS, Admitted, BodyLoader, DocumentSink, RequestBody, reader_for
 from s3pool.proxy.settings import ProxySettings
 from s3pool.proxy.stream import ClientStream
 from s3pool.record import replace
@@ -31,6 +33,26 @@ OK = 200
 FORWARDED = frozenset({FORWARDED_FOR})
 TRACE_CONTEXT = frozenset({"traceparent", "tracestate"})
 VERIFY, PASSTHROUGH, OPEN = "verify", "passthrough", "open"
+
+
+MAX_DOCUMENT_BYTES = 2 << 20  # a thousand long keys, with room for their escapes
+
+
+class _DocumentSink:
+    """Takes a body that names buckets into memory, to be looked at before a node has a byte of it."""
+
+    def __init__(self) -> None:
+        self.content = bytearray()
+
+    def write(self, block: bytes | bytearray | memoryview) -> None:
+        """Keep the block. Raises S3ErrorResponse: the document is larger than any that S3 knows."""
+        self.content += block
+        if len(self.content) > MAX_DOCUMENT_BYTES:
+            raise S3ErrorResponse(400, "MaxMessageLengthExceeded", "the document is too large", closes=True)
+
+    def send_file(self, fd: int, offset: int, count: int) -> None:
+        """Keep a range of a file."""
+        self.write(os.pread(fd, min(count, MAX_DOCUMENT_BYTES + 1), offset))
 
 
 class Gateway:
@@ -206,7 +228,7 @@ class Gateway:
             if policy is not None:
                 policy.check_size(load.length or 0)
         except BaseException as exc:
-            self.loader.release(load)
+            load.release()
             if isinstance(exc, S3ErrorResponse):
                 exc.closes = True  # nobody knows how much of the form was read
             raise
@@ -237,7 +259,7 @@ class Gateway:
         passes_over = self.node_facts.ignores_batch_conditions(admitted)
         if not (names or passes_over):
             return load
-        sink = DocumentSink()
+        sink = _DocumentSink()
         try:
             load.body.send(sink)
             if names and client is not None:
@@ -245,13 +267,13 @@ class Gateway:
             if passes_over:
                 conditions.check_batch(bytes(sink.content))
         except BaseException as exc:
-            self.loader.release(load)
+            load.release()
             if isinstance(exc, S3ErrorResponse):
                 exc.closes = True  # the body was taken, and nobody is left to say so
             raise
         if load.body.rewindable:
             return load
-        self.loader.release(load)
+        load.release()
         return replace(load, body=BytesBody(sink.content), decoder=None, spooled=None)
 
     # -- what is sent on -----------------------------------------------------------------------

@@ -55,6 +55,37 @@ class ByteBudget:
             self._left += count
 
 
+SPARE_BYTES = 64 << 20  # of buffers that wait for their next use
+MIN_SPARE_BYTES = 128 * 1024  # smaller ones come from the heap, which keeps them itself
+MAX_WASTE = 2  # a spare buffer may be so many times as large as what is wanted
+
+
+class Buffers:
+    """Large buffers that are used again: fresh memory costs as much as filling it."""
+
+    def __init__(self, size: int) -> None:
+        # Guards the two below; held for a look.
+        self._lock = threading.Lock()
+        self._spare: list[bytearray] = []
+        self._room = size
+
+    def take(self, length: int) -> bytearray:
+        """Return a buffer of at least that length, with arbitrary content."""
+        with self._lock:
+            for number, buffer in enumerate(self._spare):
+                if length <= len(buffer) <= MAX_WASTE * length:
+                    self._room += len(buffer)
+                    return self._spare.pop(number)
+        return bytearray(length)
+
+    def give_back(self, buffer: bytearray) -> None:
+        """Return a buffer for reuse."""
+        with self._lock:
+            if MIN_SPARE_BYTES <= len(buffer) <= self._room:
+                self._spare.append(buffer)
+                self._room -= len(buffer)
+
+
 NODES_BUSY = "all connections to the storage are in use."
 MIXED_S = 60.0  # so long after another owner came a single one may not have more than half
 LOOK_S = 1.0  # how often it is looked whether whoever waits is still there

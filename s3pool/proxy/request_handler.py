@@ -12,17 +12,18 @@ from s3pool.errors import S3PoolError, TransportError
 from s3pool.model import Response
 from s3pool.pool.exchange import Answer, Exchange, NeedsThread
 from s3pool.pool.http1 import Head
-from s3pool.proxy.bodies import ClientBody, LengthReader
+from s3pool.proxy.auth import Admitted
+from s3pool.proxy.bodies import ClientBody, RequestBody
 from s3pool.proxy.clients import client_of
 from s3pool.proxy.errors import ClientGoneError, S3ErrorResponse, own_answer, unavailable
 from s3pool.proxy.forms import UploadForm
 from s3pool.proxy.forward import Attempts, Begun, NodeRequest, refusal_for
+from s3pool.proxy.framing import LengthReader
 from s3pool.proxy.gateway import Gateway
 from s3pool.proxy.limits import Rule, Ticket
 from s3pool.proxy.metrics import AccessLog, Metrics
 from s3pool.proxy.relay import WHOLE_BYTES, Relay, answer_head
 from s3pool.proxy.request import CLIENT_GONE, Index, RequestHead, RequestRecord, parse_head
-from s3pool.proxy.request_body import Admitted, RequestBody
 from s3pool.proxy.service import is_ready
 from s3pool.proxy.stream import ClientStream
 from s3pool.s3.documents import parse_error
@@ -198,7 +199,7 @@ class RequestHandler:
             if self._body_slot_owner:
                 self._gateway.forwarder.body_slots.give_back(self._body_slot_owner)
             if self._load is not NOTHING:
-                self._gateway.loader.release(self._load)
+                self._load.release()
             self._gateway.loader.budget.give_back(self._attempts.kept)
             self.record.tries, self.record.attempted = len(self._attempts.endpoints), self._attempts.tries
             self.record.endpoint = self.record.endpoint or self._attempts.last

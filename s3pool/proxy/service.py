@@ -245,7 +245,7 @@ class ProxyPool:
     def stats(self, *, requests: dict[str, dict[str, int]], connections: int, is_draining: bool) -> dict[str, Any]:
         """Return the whole state, ready for JSON."""
         gateway, skews = self.gateway, self._opened.checker.clock_offsets_s
-        memory, disk = gateway.loader.budget, gateway.loader.spool.disk
+        memory, disk = gateway.loader.budget, gateway.loader.disk
         return {
             "version": __version__,
             "uptime_s": round(time.time() - self._started, 1),

@@ -66,7 +66,7 @@ def test_body_over_the_limit_of_the_disk_needs_a_length(fake: FakeS3) -> None:
         answer = parse_answer(proxy.talk(chunked(request, CONTENT)))
 
         assert (411, "MissingContentLength", []) == (answer.status, answer.code, arrived(fake))
-        disk = proxy.proxy.pool.gateway.loader.spool.disk
+        disk = proxy.proxy.pool.gateway.loader.disk
         assert (0, 0) == (disk.used, proxy.proxy.pool.gateway.loader.budget.used)
 
 

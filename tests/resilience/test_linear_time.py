@@ -19,8 +19,8 @@ from s3pool.errors import S3PoolError
 from s3pool.location import compile_glob
 from s3pool.pool.http1 import parse_head as parse_answer_head
 from s3pool.proxy.auth import read_claim
-from s3pool.proxy.chunked import AwsChunkedReader, ChunkedReader
 from s3pool.proxy.forms import FormReader, put_head, read_policy
+from s3pool.proxy.framing import AwsChunkedReader, ChunkedReader
 from s3pool.proxy.request import parse_head
 from s3pool.proxy.stream import ClientStream
 from s3pool.s3 import documents, pages

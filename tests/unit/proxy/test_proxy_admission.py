@@ -14,12 +14,12 @@ from s3pool.config.options import Config
 from s3pool.model import UNSIGNED_PAYLOAD, Credentials, Endpoint
 from s3pool.proxy.auth import HEADER_V4, QUERY_V2, Caller, Verifier
 from s3pool.proxy.auth_v2 import verify_v2
+from s3pool.proxy.bodies import RequestBody
 from s3pool.proxy.clients import Client, pool_client
 from s3pool.proxy.conditions import TTL_S, Versioning
 from s3pool.proxy.errors import S3ErrorResponse
 from s3pool.proxy.gateway import Gateway
 from s3pool.proxy.request import parse_head, read_target
-from s3pool.proxy.request_body import RequestBody
 from s3pool.proxy.service import open_gateway
 from s3pool.proxy.settings import ProxySettings
 from s3pool.s3.signing import Signer

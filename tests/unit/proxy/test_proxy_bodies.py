@@ -9,11 +9,16 @@ import pytest
 
 from s3pool.body import BytesBody, FileSlice
 from s3pool.proxy.auth import Seed
-from s3pool.proxy.bodies import MEMORY_BYTES, Spool
-from s3pool.proxy.chunked import AwsChunkedReader, checksum_for
+from s3pool.proxy.bodies import MEMORY_BYTES, BodyLoader, RequestBody
 from s3pool.proxy.errors import S3ErrorResponse
-from s3pool.proxy.limits import ByteBudget
-from s3pool.proxy.request_body import CHUNK_BYTES, RechunkedBody, rechunked_length
+from s3pool.proxy.framing import (
+    OWN_CHUNK_BYTES,
+    AwsChunkedReader,
+    RechunkedBody,
+    checksum_for,
+    rechunked_length,
+)
+from s3pool.proxy.settings import ProxySettings
 from s3pool.s3.signing import derive_key
 from tests.support.chunk_signing import checksum
 
@@ -153,7 +158,7 @@ def test_length_is_the_one_that_was_announced(algorithm: str, size: int) -> None
     assert announced == len(result)
 
 
-@pytest.mark.parametrize("size", [CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 2 * CHUNK_BYTES + 5])
+@pytest.mark.parametrize("size", [OWN_CHUNK_BYTES - 1, OWN_CHUNK_BYTES, OWN_CHUNK_BYTES + 1, 2 * OWN_CHUNK_BYTES + 5])
 def test_large_content_goes_in_chunks(size: int) -> None:
     """Each with its size, and the trailer behind all."""
     content = bytes(size)
@@ -161,14 +166,18 @@ def test_large_content_goes_in_chunks(size: int) -> None:
     result, announced = framed(content, "crc32")
 
     assert announced == len(result) == rechunked_length(size, "x-amz-checksum-crc32")
-    assert (size, -(-size // CHUNK_BYTES)) == (result.count(0), result.count(b"\0\r\n"))
+    assert (size, -(-size // OWN_CHUNK_BYTES)) == (result.count(0), result.count(b"\0\r\n"))
     assert result.endswith(f"0\r\nx-amz-checksum-crc32:{checksum('crc32', content)}\r\n\r\n".encode())
 
 
-def spool(memory: int = 8 << 20, disk: int = 8 << 20, directory: str = "") -> tuple[Spool, ByteBudget, ByteBudget]:
-    """Give a spool and its two rooms."""
-    rooms = ByteBudget(memory), ByteBudget(disk)
-    return Spool(*rooms, directory=directory), *rooms
+def loader(memory: int = 8 << 20, disk: int = 8 << 20, directory: str = "") -> BodyLoader:
+    """Give a loader with so much room."""
+    return BodyLoader(ProxySettings(replay_memory=memory, spool_limit=disk, spool_dir=directory))
+
+
+def collected(bodies: BodyLoader, content: bytes, limit: int | None = None) -> RequestBody:
+    """Read a body of unknown length."""
+    return bodies.collected(io.BytesIO(content).readinto, None, limit=limit)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("memory", [0, 8 << 20])
@@ -176,17 +185,17 @@ def spool(memory: int = 8 << 20, disk: int = 8 << 20, directory: str = "") -> tu
 def test_body_is_kept_whole_and_leaves_nothing_behind(memory: int, size: int, tmp_path: Path) -> None:
     """In memory while it is small and there is room, else on the disk."""
     content = bytes(range(256)) * (size // 256 + 1)
-    collector, kept, disk = spool(memory, directory=str(tmp_path))
+    bodies = loader(memory, directory=str(tmp_path))
 
-    spooled = collector.collect(io.BytesIO(content[:size]).readinto)  # type: ignore[arg-type]
-    body = spooled.body
+    load = collected(bodies, content[:size])
+    body = load.body
     found = body.content if isinstance(body, BytesBody) else read(body)
-    spooled.close()
-    spooled.close()
+    load.release()
+    load.release()
 
     assert content[:size] == found
     assert (size <= MEMORY_BYTES and memory > 0) or not size or isinstance(body, FileSlice)
-    assert (0, 0, []) == (kept.used, disk.used, list(tmp_path.iterdir()))
+    assert (0, 0, []) == (bodies.budget.used, bodies.disk.used, list(tmp_path.iterdir()))
 
 
 def read(body: object) -> bytes:
@@ -204,20 +213,20 @@ def read(body: object) -> bytes:
 )
 def test_body_without_room_is_refused(disk: int, others: int, limit: int | None, status: int) -> None:
     """And what it took is given back."""
-    collector, kept, room = spool(disk=disk)
-    room.take(others)
+    bodies = loader(disk=disk)
+    bodies.disk.take(others)
 
     with pytest.raises(S3ErrorResponse) as caught:
-        collector.collect(io.BytesIO(bytes(3 << 20)).readinto, limit=limit)  # type: ignore[arg-type]
+        collected(bodies, bytes(3 << 20), limit)
 
-    assert (status, 0, others) == (caught.value.status, kept.used, room.used)
+    assert (status, 0, others) == (caught.value.status, bodies.budget.used, bodies.disk.used)
 
 
 def test_full_disk_is_said_so(tmp_path: Path) -> None:
     """A directory that cannot be written to stands for it."""
-    collector, _, room = spool(directory=str(tmp_path / "absent"))
+    bodies = loader(directory=str(tmp_path / "absent"))
 
     with pytest.raises(S3ErrorResponse) as caught:
-        collector.collect(io.BytesIO(bytes(3 << 20)).readinto)  # type: ignore[arg-type]
+        collected(bodies, bytes(3 << 20))
 
-    assert (503, 0) == (caught.value.status, room.used)
+    assert (503, 0) == (caught.value.status, bodies.disk.used)

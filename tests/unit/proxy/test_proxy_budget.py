@@ -10,10 +10,10 @@ import time
 import pytest
 
 from s3pool.proxy import limits
-from s3pool.proxy.bodies import Buffers, ClientBody
+from s3pool.proxy.bodies import ClientBody
 from s3pool.proxy.errors import ClientGoneError
 from s3pool.proxy.forward import ProxyRequest
-from s3pool.proxy.limits import LEAST_RETRIES, ByteBudget, FairSlots, RetryBudget
+from s3pool.proxy.limits import LEAST_RETRIES, Buffers, ByteBudget, FairSlots, RetryBudget
 
 
 def test_bytes_are_there_once() -> None:

@@ -1,7 +1,7 @@
-"""Decoders of HTTP's chunked coding and of aws-chunked bodies with their signatures.
+"""How request bodies are framed: by Content-Length, in HTTP's chunked coding, and in aws-chunked with its signatures.
 
-Both readers give the bytes that are meant to be stored, through ``readinto``; nothing of a
-signed chunk is given before its signature held.
+All give through ``readinto`` the bytes that are meant to be stored; nothing of a signed chunk is given before its
+signature held.
 
 Source: RFC 9112 section 7.1; Amazon S3 API Reference, "Signature calculations: transferring
 payload in multiple chunks" and "... including trailing headers".
@@ -13,15 +13,15 @@ import base64
 import hashlib
 import hmac
 import re
+from collections.abc import Callable
 
 from s3pool.body import EMPTY_SHA256
-from s3pool.hashing import CHECKSUM_PREFIX as CHECKSUM_PREFIX
-from s3pool.hashing import Hasher, new_hasher
+from s3pool.hashing import CHECKSUM_PREFIX, Hasher, new_hasher
 from s3pool.proxy.auth import Seed
-from s3pool.proxy.bodies import Lines, Read
 from s3pool.proxy.errors import S3ErrorResponse, malformed, slow_down
 from s3pool.proxy.limits import ByteBudget
-from s3pool.proxy.request import FIELD_LINE
+from s3pool.proxy.request import FIELD_LINE, RequestHead
+from s3pool.proxy.stream import ClientStream
 from s3pool.s3.signing import signature
 
 # Characters of each checksum in base64.
@@ -55,12 +55,47 @@ CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;[^\x00-\x08\x0a-\x1f\x7f
 AWS_CHUNK = re.compile(rb"([0-9A-Fa-f]{1,8})(?:;chunk-signature=([0-9a-f]{64}))?")
 TRAILER_SIGNATURE = "x-amz-trailer-signature"
 TRAILER_FIELD = re.compile(rb"([A-Za-z0-9-]{1,64})[ \t]*:[ \t]*([\x21-\x7e]*)")
+OWN_CHUNK_BYTES = 1 << 20  # what boto3 sends
+
+Read = Callable[[memoryview], int]
+
+
+class LengthReader:
+    """A body framed by Content-Length."""
+
+    def __init__(self, source: ClientStream, length: int) -> None:
+        self._source = source
+        self.left = length
+
+    @property
+    def is_done(self) -> bool:
+        """Return whether the whole body was taken from the connection."""
+        return self.left == 0
+
+    @property
+    def can_splice(self) -> bool:
+        """Return whether the rest of the body is plain bytes on the connection's socket."""
+        return self._source.can_splice
+
+    def splice(self, pipe: int, limit: int) -> int:
+        """Splice received bytes into a pipe; only where ``can_splice`` is true."""
+        count = self._source.splice(pipe, min(limit, self.left))
+        self.left -= count
+        return count
+
+    def readinto(self, view: memoryview) -> int:
+        """Fill part of the buffer; 0 at the end."""
+        if not self.left:
+            return 0
+        count = self._source.readinto(view[: self.left])
+        self.left -= count
+        return count
 
 
 class ChunkedReader:
     """A body in HTTP's chunked coding; trailer fields are read and dropped."""
 
-    def __init__(self, source: Lines) -> None:
+    def __init__(self, source: ClientStream) -> None:
         self._source = source
         self._left = 0
         self._is_first = True
@@ -98,6 +133,14 @@ class ChunkedReader:
                 raise malformed("the trailer is too long")
             if FIELD_LINE.fullmatch(line) is None:
                 raise malformed("a trailer line is malformed; a name has letters, digits and hyphens only")
+
+
+Reader = LengthReader | ChunkedReader
+
+
+def reader_for(head: RequestHead, stream: ClientStream) -> Reader:
+    """Return a reader for the request's body."""
+    return ChunkedReader(stream) if head.length is None else LengthReader(stream, head.length)
 
 
 class _Buffered:
@@ -309,6 +352,62 @@ class AwsChunkedReader:
             computed = base64.b64encode(self._hasher.digest()).decode()
             if not hmac.compare_digest(computed, self.checksum):
                 raise S3ErrorResponse(400, "BadDigest", f"the {self._trailer} does not match the body", closes=True)
+
+
+class RechunkedBody:
+    """A body in chunks of our own; ``length`` is its framed size in bytes."""
+
+    def __init__(self, content: AwsChunkedReader, *, length: int, trailer: str) -> None:
+        self._content = content
+        self._left = length  # content that is still to be framed
+        self._chunk_left = 0
+        self._trailer = trailer
+        self._line = b""  # framing that is to be given next
+        self._is_ended = False
+        self.length = rechunked_length(length, trailer)
+
+    def readinto(self, view: memoryview) -> int:
+        """Fill part of the buffer; 0 at the end. Raises S3ErrorResponse: the content is not what was announced."""
+        if not self._line and not self._chunk_left:
+            self._next_line()
+        if self._line:
+            count = min(len(self._line), len(view))
+            view[:count] = self._line[:count]
+            self._line = self._line[count:]
+            return count
+        if not self._chunk_left:
+            return 0
+        count = self._content.readinto(view[: self._chunk_left])
+        self._chunk_left -= count
+        self._left -= count
+        if not self._chunk_left:
+            self._line = b"\r\n"
+        return count
+
+    def _next_line(self) -> None:
+        if self._is_ended:
+            return
+        self._chunk_left = min(self._left, OWN_CHUNK_BYTES)
+        if self._chunk_left:
+            self._line = b"%x\r\n" % self._chunk_left
+            return
+        self._is_ended = True
+        if not self._content.is_done:  # an empty body has only an end
+            self._content.readinto(memoryview(bytearray(1)))
+        self._line = b"0\r\n"
+        if self._trailer:
+            self._line += f"{self._trailer}:{self._content.checksum}\r\n".encode()
+        self._line += b"\r\n"
+
+
+def rechunked_length(length: int, trailer: str) -> int:
+    """Return the framed size of a body; the trailer names a checksum, or is empty."""
+    whole, rest = divmod(length, OWN_CHUNK_BYTES)
+    total = length + whole * (len(b"%x" % OWN_CHUNK_BYTES) + 4) + ((len(b"%x" % rest) + 4) if rest else 0)
+    if not trailer:
+        return total + len(b"0\r\n\r\n")
+    size = CHARACTERS[trailer.removeprefix(CHECKSUM_PREFIX)]
+    return total + len(b"0\r\n:\r\n\r\n") + len(trailer) + size
 
 
 def _bad_trailer() -> S3ErrorResponse:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from s3pool.body import EMPTY_SHA256
 from s3pool.errors import S3PoolError
-from s3pool.model import Endpoint, Response
+from s3pool.model import Response
 from s3pool.proxy.auth import HEADER_V4, Admitted
 from s3pool.proxy.errors import ClientGoneError, S3ErrorResponse, forbidden, not_implemented, unavailable
 from s3pool.proxy.forward import Attempts, Fields, Forwarder, NodeRequest
@@ -58,7 +57,7 @@ ABSENT = ""  # what a bucket says that never had versions
 
 
 class Versioning:
-    """Remembers the answers for a short time; safe for many threads."""
+    """Remembers which buckets keep versions, for a short time; safe for many threads."""
 
     def __init__(self, *, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
@@ -78,26 +77,6 @@ class Versioning:
     def forget(self, bucket: str) -> None:
         """Forget the state of a bucket, which is being changed."""
         self._known.pop(bucket, None)
-
-
-MAX_REMEMBERED_UPLOADS = 100_000
-
-
-class UploadMap:
-    """Where multipart uploads were begun; the oldest are forgotten. Safe for many threads."""
-
-    def __init__(self) -> None:
-        self._owners: OrderedDict[str, Endpoint] = OrderedDict()
-
-    def put(self, upload_id: str, endpoint: Endpoint) -> None:
-        """Remember the node of a new upload."""
-        self._owners[upload_id] = endpoint
-        if len(self._owners) > MAX_REMEMBERED_UPLOADS:
-            self._owners.popitem(last=False)
-
-    def get(self, upload_id: str) -> Endpoint | None:
-        """Return the node of an upload; None for one that is not known."""
-        return self._owners.get(upload_id) if upload_id else None
 
 
 OK, NOT_FOUND, PRECONDITION_FAILED, NOT_MODIFIED = 200, 404, 412, 304

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import secrets
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 
 from s3pool.body import BytesBody
@@ -30,6 +31,7 @@ from s3pool.s3.documents import parse_initiate
 from s3pool.s3.signing import KeyProvider, Signer
 
 OK = 200
+MAX_REMEMBERED_UPLOADS = 100_000
 FORWARDED = frozenset({FORWARDED_FOR})
 TRACE_CONTEXT = frozenset({"traceparent", "tracestate"})
 VERIFY, PASSTHROUGH, OPEN = "verify", "passthrough", "open"
@@ -74,7 +76,8 @@ class Gateway:
         self.forwarder = forwarder
         self.loader = BodyLoader(settings)
         forwarder.memory = self.loader.budget
-        self.uploads = conditions.UploadMap() if settings.sticky else None
+        # Where multipart uploads were begun, by their ids; the oldest are forgotten.
+        self._uploads: OrderedDict[str, Endpoint] = OrderedDict()
         self.name = f"s3pool-{secrets.token_hex(4)}"  # in Via, where a loop shows
         self._clients = clients
         self._verifier = auth.Verifier(clients)
@@ -348,8 +351,10 @@ class Gateway:
 
     def learn_upload(self, op: str, response: Response) -> None:
         """Note which node has a new upload."""
-        if self.uploads is not None and op == "CreateMultipartUpload" and response.status == OK:
-            self.uploads.put(parse_initiate(response.preload()), response.endpoint)
+        if self.settings.sticky and op == "CreateMultipartUpload" and response.status == OK:
+            self._uploads[parse_initiate(response.preload())] = response.endpoint
+            if len(self._uploads) > MAX_REMEMBERED_UPLOADS:
+                self._uploads.popitem(last=False)
 
     def answer_for(
         self, head: RequestHead, admitted: Admitted, response: Response, form: forms.UploadForm | None
@@ -367,4 +372,5 @@ class Gateway:
 
     def owner_of(self, target: Target) -> Endpoint | None:
         """Return the node on which an upload was begun, in pools that keep to their keys."""
-        return self.uploads.get(target.value("uploadId")) if self.uploads is not None else None
+        upload_id = target.value("uploadId") if self._uploads else ""
+        return self._uploads.get(upload_id) if upload_id else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 import signal
 import ssl
 import sys
@@ -14,14 +15,14 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, NamedTuple
 
+from s3pool import __version__
 from s3pool.config.options import Config
 from s3pool.errors import S3PoolError
 from s3pool.proxy.admin import AdminActions, AdminServer, admin_rules
-from s3pool.proxy.gateway import Gateway
 from s3pool.proxy.limits import RateMeter
 from s3pool.proxy.metrics import AccessLog, Metrics, PoolHistory, gauges, limit_log
 from s3pool.proxy.server import ProxyServer, server_context
-from s3pool.proxy.service import ProxyPool, is_ready, open_gateway, raise_limit
+from s3pool.proxy.service import OpenGateway, is_ready, open_gateway, raise_limit
 from s3pool.proxy.settings import OFF, Address, ProxySettings
 
 logger = logging.getLogger(__name__)
@@ -51,7 +52,8 @@ class Proxy:
         tls = server_context(self.settings)
         self.metrics = Metrics(multiprocess=not (has_server and has_admin))
         self._meter = meter or RateMeter()
-        self.pool = ProxyPool(open_gateway(config, self.settings, self._meter))
+        self.opened = open_gateway(config, self.settings, self._meter)
+        self._started, self._probes = time.time(), False
         self.log = AccessLog(self.settings.access_log) if self.settings.access_log != OFF else None
         self.merge: Callable[[Record], Record] = lambda own: own
         self.server: ProxyServer | None = None
@@ -62,7 +64,7 @@ class Proxy:
         try:
             if has_server:
                 self.server = ProxyServer(
-                    self.settings.listen, self.pool.gateway, metrics=self.metrics, log=self.log, tls=tls
+                    self.settings.listen, self.opened.gateway, metrics=self.metrics, log=self.log, tls=tls
                 )
                 if self.settings.tracing:
                     from s3pool.tracing import Tracer  # an extra, which few have
@@ -89,8 +91,9 @@ class Proxy:
 
     def start(self, *, probes: bool = True) -> None:
         """Watch the nodes and take connections, in threads."""
+        self._probes = probes
         if probes:
-            self.pool.start()
+            self.opened.checker.start()
         if self.server is not None:
             self._thread = threading.Thread(
                 target=self.server.serve_forever, args=(ACCEPT_POLL_S,), name="s3pool-accept", daemon=True
@@ -135,7 +138,7 @@ class Proxy:
         except S3PoolError as exc:
             logger.error("the configuration was not reloaded: %s", exc)
             return
-        self.pool.exchange(opened, publish=lambda gateway: self._publish(gateway, tls))
+        self._exchange(opened, tls)
         if self.admin is not None:
             self.admin.rules = rules
         fixed = ("listen", "admin_listen", "processes", "access_log", "tracing")
@@ -144,10 +147,17 @@ class Proxy:
                 logger.warning("proxy.%s has changed; that takes a restart", name)
         logger.info("the configuration was reloaded")
 
-    def _publish(self, gateway: Gateway, tls: ssl.SSLContext | None) -> None:
+    def _exchange(self, opened: OpenGateway, tls: ssl.SSLContext | None) -> None:
+        """Put another configuration in force; requests at work finish on the old one, drained nodes stay so."""
+        drained = {node.endpoint for node in self.opened.nodes if node.is_draining}
+        for node in opened.nodes:
+            node.is_draining = node.endpoint in drained
+        if self._probes:
+            opened.checker.start()
+        old, self.opened = self.opened, opened
         if self.server is not None:
-            self.server.gateway = gateway
-            self.server.tls = tls
+            self.server.gateway, self.server.tls = opened.gateway, tls
+        old.close()
 
     def drain(self, *, is_urgent: Callable[[], bool] = lambda: False) -> bool:
         """Take no new connections, let running requests finish, and return whether all did."""
@@ -158,7 +168,7 @@ class Proxy:
         """Close what is open."""
         if self.admin is not None:
             self.admin.stop()
-        self.pool.close()
+        self.opened.close()
         self.metrics.flush()
         self._end_traces()
         if self.log is not None:
@@ -169,7 +179,7 @@ class Proxy:
     def _desk(self) -> AdminActions:
         return AdminActions(
             is_draining=lambda: self.is_draining,
-            is_ready=lambda: is_ready(self.pool.nodes),
+            is_ready=lambda: is_ready(self.opened.nodes),
             metrics=self._render_metrics,
             stats=self.stats,
             set_drained=self.set_drained,
@@ -182,13 +192,22 @@ class Proxy:
 
     def stats(self) -> dict[str, Any]:
         """Return the whole state, ready for JSON."""
-        counts = self.metrics.summary()
-        own = self.pool.stats(requests=counts, connections=self.connections, is_draining=self.is_draining)
+        opened = self.opened
+        own = {
+            "version": __version__,
+            "uptime_s": round(time.time() - self._started, 1),
+            "draining": self.is_draining,
+            "auth": opened.gateway.settings.auth,
+            "connections": self.connections,
+            "pids": [os.getpid()],
+            "requests": self.metrics.summary(),
+            **opened.stats(),
+        }
         return self.merge(own)
 
     def set_drained(self, url: str, drained: bool) -> int:
         """Take nodes out of service, or back; give how many there were of that name."""
-        nodes = self.pool.find(url)
+        nodes = self.opened.find(url)
         for node in nodes:
             node.is_draining = drained
         return len(nodes)

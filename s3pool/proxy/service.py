@@ -1,16 +1,13 @@
-"""Put the proxy together, keep it up to date, and take it apart."""
+"""Put a gateway together from its configuration, with the nodes behind it, and tell how these are."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import resource
-import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from s3pool import __version__
 from s3pool.config.files import parse_yaml, read_source
 from s3pool.config.options import DEFAULT_ORIGIN, Config
 from s3pool.dialect import HABITS, MINIO_NAME, RGW_NAME
@@ -72,6 +69,32 @@ class OpenGateway:
     gateway: Gateway
     session: Session
     checker: HealthChecker
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        """Return the nodes."""
+        return self.session.nodes
+
+    def find(self, url: str) -> list[Node]:
+        """Return the nodes that a URL, host:port, or an address that was found for a name, names."""
+        name = url.rstrip("/")
+        named = [(node, (node.endpoint.url, node.endpoint.netloc, node.endpoint.address)) for node in self.nodes]
+        return [node for node, names in named if name and name in names]
+
+    def tend(self) -> None:
+        """Do what is due for the nodes, in a process that does not probe them."""
+        if self.session.keeper is not None:
+            self.session.keeper.tend()
+
+    def stats(self) -> dict[str, Any]:
+        """Return what bodies take, what is tried again, and everything about the nodes, ready for JSON."""
+        loader, skews = self.gateway.loader, self.checker.clock_offsets_s
+        return {
+            "replay_memory": {"used": loader.budget.used, "size": loader.budget.size},
+            "spool": {"used": loader.disk.used, "size": loader.disk.size},
+            "retrying": self.gateway.forwarder.budget.retrying,
+            "endpoints": [_node_record(node, skews) for node in self.nodes],
+        }
 
     def close(self) -> None:
         """Stop watching the nodes, and close all connections."""
@@ -191,74 +214,6 @@ def load_clients(
         limits += read_bucket_limits(document.get("bucket_limits"), f"{settings.clients_file}: bucket_limits")
         clients |= read_clients(document.get("clients"), pool, where=settings.clients_file)
     return clients, limits
-
-
-class ProxyPool:
-    """The current session, which a reload replaces."""
-
-    def __init__(self, opened: OpenGateway) -> None:
-        self._opened = opened
-        self._probes = False
-        self._started = time.time()
-
-    @property
-    def gateway(self) -> Gateway:
-        """Return the gateway in force."""
-        return self._opened.gateway
-
-    @property
-    def nodes(self) -> tuple[Node, ...]:
-        """Return the nodes in force."""
-        return self._opened.session.nodes
-
-    def start(self) -> None:
-        """Start watching the nodes, now and after every exchange."""
-        self._probes = True
-        self._opened.checker.start()
-
-    def exchange(self, opened: OpenGateway, *, publish: Callable[[Gateway], None]) -> None:
-        """Put another configuration in force; requests at work finish on the old one, drained nodes stay so."""
-        drained = {node.endpoint for node in self.nodes if node.is_draining}
-        for node in opened.session.nodes:
-            node.is_draining = node.endpoint in drained
-        if self._probes:
-            opened.checker.start()
-        old, self._opened = self._opened, opened
-        publish(opened.gateway)
-        old.close()
-
-    def tend(self) -> None:
-        """Do what is due for the nodes, in a process that does not probe them."""
-        if self._opened.session.keeper is not None:
-            self._opened.session.keeper.tend()
-
-    def find(self, url: str) -> list[Node]:
-        """Return the nodes that a URL, host:port, or an address that was found for a name, names."""
-        name = url.rstrip("/")
-        named = [(node, (node.endpoint.url, node.endpoint.netloc, node.endpoint.address)) for node in self.nodes]
-        return [node for node, names in named if name and name in names]
-
-    def close(self) -> None:
-        """Stop watching, and close all connections."""
-        self._opened.close()
-
-    def stats(self, *, requests: dict[str, dict[str, int]], connections: int, is_draining: bool) -> dict[str, Any]:
-        """Return the whole state, ready for JSON."""
-        gateway, skews = self.gateway, self._opened.checker.clock_offsets_s
-        memory, disk = gateway.loader.budget, gateway.loader.disk
-        return {
-            "version": __version__,
-            "uptime_s": round(time.time() - self._started, 1),
-            "draining": is_draining,
-            "auth": gateway.settings.auth,
-            "connections": connections,
-            "pids": [os.getpid()],
-            "requests": requests,
-            "replay_memory": {"used": memory.used, "size": memory.size},
-            "spool": {"used": disk.used, "size": disk.size},
-            "retrying": gateway.forwarder.budget.retrying,
-            "endpoints": [_node_record(node, skews) for node in self.nodes],
-        }
 
 
 COUNTED = (

@@ -202,11 +202,11 @@ class Supervisor:
             nonlocal before
             self._end_with(parent)
             if not number:
-                states.put(SNAPSHOT, snapshot(proxy.pool.nodes))
+                states.put(SNAPSHOT, snapshot(proxy.opened.nodes))
                 return
-            proxy.pool.tend()
+            proxy.opened.tend()
             orders = states.get(SNAPSHOT)
-            apply_snapshot(proxy.pool.nodes, orders, before)
+            apply_snapshot(proxy.opened.nodes, orders, before)
             before = orders
             states.put(f"worker-{number}.json", proxy.stats())
 

@@ -416,7 +416,7 @@ def test_the_proxy_answers_what_mc_ready_asks(fake: FakeS3) -> None:
             raw = proxy.talk(f"GET /minio/health/{word} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
             assert 200 == parse_answer(raw).status, word
         assert [] == fake.ops(op="GetObject")
-        for node in proxy.proxy.pool.nodes:
+        for node in proxy.proxy.opened.nodes:
             node.breaker.trip()
         statuses = []
         for word in ("live", "cluster"):

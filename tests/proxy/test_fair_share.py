@@ -61,7 +61,7 @@ def begin(proxy: RunningProxy, stack: ExitStack, request: bytes) -> socket.socke
 
 def seats(proxy: RunningProxy) -> int:
     """Return the number of places that are taken."""
-    return proxy.proxy.pool.gateway.forwarder.slots.taken
+    return proxy.proxy.opened.gateway.forwarder.slots.taken
 
 
 # -- places at the nodes -------------------------------------------------------------------------

@@ -480,7 +480,7 @@ def test_mistake_of_ours_ends_one_connection(monkeypatch: pytest.MonkeyPatch) ->
 
         assert (b"", b"hello") == (broken, proxy.ask("GET", "/b/key").body)
         await_true(lambda: 0 == proxy.proxy.connections)
-        node = proxy.proxy.pool.nodes[0]
+        node = proxy.proxy.opened.nodes[0]
         assert (0, 0) == (node.in_flight, proxy.stats()["retrying"])
 
 
@@ -497,7 +497,7 @@ def test_no_thread_left_ends_one_connection(monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setattr(ThreadCache, "submit", right)
 
         assert (b"", b"hello") == (broken, proxy.ask("GET", "/b/key").body)
-        node = proxy.proxy.pool.nodes[0]
+        node = proxy.proxy.opened.nodes[0]
         await_true(lambda: 0 == proxy.proxy.connections)
         assert (0, 0) == (node.in_flight, proxy.stats()["retrying"])
 

@@ -66,8 +66,8 @@ def test_body_over_the_limit_of_the_disk_needs_a_length(fake: FakeS3) -> None:
         answer = parse_answer(proxy.talk(chunked(request, CONTENT)))
 
         assert (411, "MissingContentLength", []) == (answer.status, answer.code, arrived(fake))
-        disk = proxy.proxy.pool.gateway.loader.disk
-        assert (0, 0) == (disk.used, proxy.proxy.pool.gateway.loader.budget.used)
+        disk = proxy.proxy.opened.gateway.loader.disk
+        assert (0, 0) == (disk.used, proxy.proxy.opened.gateway.loader.budget.used)
 
 
 def test_client_that_dies_in_a_body_without_a_length_stores_nothing(fake: FakeS3, proxy: RunningProxy) -> None:
@@ -332,8 +332,8 @@ def test_trusted_balancer_is_believed(fake: FakeS3, tmp_path: Path) -> None:
 def probed(fake: FakeS3, **settings: Any) -> Callable[[], set[str]]:
     """Run one round of probes for each setting and give the paths that were asked."""
     with RunningProxy(fake.endpoints, **settings) as proxy:
-        proxy.proxy.pool._opened.checker.check_all()
-        return lambda: {node.breaker.state for node in proxy.proxy.pool.nodes}
+        proxy.proxy.opened.checker.check_all()
+        return lambda: {node.breaker.state for node in proxy.proxy.opened.nodes}
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def test_large_body_arrives_with_its_checksum(place: tuple[FakeS3, RunningProxy]
     assert "CRC32" == headers["x-amz-sdk-checksum-algorithm"]
     takes_trailers = is_known and fake.quirks.trailers
     assert (FRAMED if takes_trailers else "UNSIGNED-PAYLOAD") == headers["x-amz-content-sha256"]
-    loader = proxy.proxy.pool.gateway.loader
+    loader = proxy.proxy.opened.gateway.loader
     assert (0, 0) == (loader.budget.used, loader.disk.used)
 
 
@@ -109,7 +109,7 @@ def test_body_without_room_is_refused(used: int, expected: tuple[int, str]) -> N
         RunningProxy(fake.endpoints, replay_buffer=1000, spool_limit=limit) as proxy,
     ):
         fake.store.add("b", "k", b"")
-        proxy.proxy.pool.gateway.loader.disk.take(used)
+        proxy.proxy.opened.gateway.loader.disk.take(used)
         fake.forget()
 
         answer = parse_answer(proxy.talk(in_chunks(*unsigned_stream(proxy.host, "/b/new", CONTENT))))

@@ -9,11 +9,11 @@ from collections.abc import Callable
 from s3pool.body import EMPTY_BODY, BytesBody
 from s3pool.errors import ConnectError, ProtocolError, TransportError
 from s3pool.model import Request, Response
+from s3pool.pool.balancer import Watch
 from s3pool.pool.http1 import Head, NodeConnection, ResponseBody
 from s3pool.pool.node import ExchangeTotals, Node
 from s3pool.pool.speed import MEASURED_BYTES
 from s3pool.pool.tcp import EarlyResponse, NodeSilentError, StaleConnectionError
-from s3pool.pool.watch import Watch
 
 DEADLINE_FACTOR = 5  # times its timeout an answer may take that is read whole
 FRESH_IDLE_S = 1.0  # what must not be sent twice goes over a connection idle for less than this

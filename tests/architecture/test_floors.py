@@ -92,7 +92,7 @@ INNER_FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("http1",),
         ("connections", "forwarding", "splice"),
         ("node",),
-        ("balancer", "watch"),
+        ("balancer",),
         ("exchange",),
         ("health", "resolver", "retry"),
         ("attempt",),

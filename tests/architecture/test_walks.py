@@ -23,7 +23,7 @@ PACKAGE = Path(s3pool.__file__).parent
 CONTRIBUTING = PACKAGE.parent / ".github" / "CONTRIBUTING.md"
 MOST = 18
 # Once for what arrives together, more often when an answer is late.
-SOMETIMES = {"pool/balancer", "pool/health", "pool/node", "pool/watch", "pool/window"}
+SOMETIMES = {"pool/balancer", "pool/health", "pool/node", "pool/window"}
 REQUESTS = 20  # the first ones open connections, and tell who the node is; a late answer takes another way
 STARTED_BY_SERVER = "proxy/server"  # it accepted the connection, and is not asked again
 NODE = OK.replace(b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\nServer: MinIO\r\n")

@@ -1,10 +1,12 @@
-"""Request bodies: a known length, a way back to the start, a way out to a sink."""
+"""Bodies: where their bytes come from and go to, and how fast these move."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import os
+import threading
+import time
 from collections.abc import Callable
 from typing import Protocol
 
@@ -12,6 +14,8 @@ from s3pool.errors import IntegrityError
 
 READ_BLOCK_BYTES = 1 << 18  # a worker's whole body memory is one reused buffer of this size; it fits a core's cache
 EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
+BURST_S = 0.1  # credit that a limit of speed saves up, in seconds of the rate
+SPEED_WEIGHT = 0.3  # share of the newest body in the moving average of a node's speed
 
 
 class Sink(Protocol):
@@ -130,3 +134,64 @@ def md5_base64(body: Body) -> str:
     body.send(sink)
     body.rewind()
     return base64.b64encode(sink.md5.digest()).decode()
+
+
+class Throttle:
+    """Hold all transfers together at a rate in bytes per second, received ones at ``down``; 0 is no limit."""
+
+    def __init__(
+        self,
+        rate: int,
+        *,
+        down: int | None = None,
+        now: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._rate = rate
+        self._down = None if down is None else Throttle(down, now=now, sleep=sleep)
+        self._now = now
+        self._sleep = sleep
+        # Guards the schedule; the waiting itself happens outside of it.
+        self._lock = threading.Lock()
+        self._free_at = 0.0
+
+    def take(self, count: int) -> None:
+        """Wait until count bytes fit into the rate: every caller books a slot of its own at the end of the line."""
+        if not self._rate:
+            return
+        with self._lock:
+            now = self._now()
+            self._free_at = max(self._free_at, now - BURST_S) + count / self._rate
+            wait = self._free_at - now
+        if wait > 0:
+            self._sleep(wait)
+
+    def take_received(self, count: int) -> None:
+        """Wait until count bytes that were received fit into their rate."""
+        (self._down or self).take(count)
+
+
+class BodySpeed:
+    """How fast a node takes bodies and sends them: bytes per second of waiting, 0.0 while that is unknown."""
+
+    __slots__ = ("received", "sent")
+
+    def __init__(self) -> None:
+        self.sent = self.received = 0.0
+
+    def note(self, count: int, waited_s: float, *, is_read: bool) -> None:
+        """Note a body that has moved whole."""
+        speed = count / max(waited_s, 1e-6)
+        old = self.of(is_read=is_read)
+        self.set(old + SPEED_WEIGHT * (speed - old) if old else speed, is_read=is_read)
+
+    def of(self, *, is_read: bool) -> float:
+        """Return the speed of the bodies of answers, or of requests."""
+        return self.received if is_read else self.sent
+
+    def set(self, speed: float, *, is_read: bool) -> None:
+        """Forget what was known."""
+        if is_read:
+            self.received = speed
+        else:
+            self.sent = speed

@@ -6,13 +6,13 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from s3pool.body import Throttle
 from s3pool.dialect import CHECKSUM_ALGORITHM, CHECKSUM_MODE
 from s3pool.errors import ConfigError
 from s3pool.pool.balancer import LoadBalancer
 from s3pool.pool.connections import ConnectionPool, ConnectionSettings, make_tls_context
 from s3pool.pool.node import CLOSED, CircuitBreaker, Node
 from s3pool.pool.retry import DEADLINE_FACTOR, RetryPolicy
-from s3pool.pool.speed import Throttle
 from s3pool.pool.transport import Transport
 from s3pool.record import replace
 from s3pool.s3.client import S3Client

@@ -10,15 +10,19 @@ import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import NamedTuple
 
+from s3pool.body import BodySpeed
 from s3pool.errors import RequestTimeoutError
 from s3pool.model import Request, Response
 from s3pool.pool.http1 import Head, NodeConnection
 from s3pool.pool.node import CLOSED, Node
-from s3pool.pool.speed import BULK_BYTES, longest_s
 from s3pool.pool.tcp import TIMER_SLACK_S, NodeSilentError
 
 MAX_FORMER = 64
 MANY_TURNS = 1 << 32  # so many more than any rotation has that a random one of them is fair
+BULK_BYTES = 1 << 18  # a shorter body is waited for
+FAST_BYTES_PER_S = 1e8  # more than this is asked of nobody: disks and caches differ
+CRAWL_TIMES = 10.0  # a body that takes so many times as long as at other nodes is given up
+UNKNOWN_BYTES_PER_S = 1e7  # at which others are taken to send, while nobody knows
 
 
 class Rotation(NamedTuple):
@@ -379,3 +383,15 @@ class Watch:
         """Return the error of a node that has sent nothing since the request left."""
         endpoint, seconds = self.node.endpoint, time.monotonic() - self.started
         return RequestTimeoutError(f"{endpoint} sent nothing for {seconds:.1f} s", endpoint=str(endpoint))
+
+
+def longest_s(moved: int, others: Iterable[BodySpeed], *, is_read: bool) -> float:
+    """Return the seconds that bytes of a body may be waited for, by the speed of other nodes.
+
+    While that is unknown an answer is left for another node once, which tells: a request would begin anew there.
+    """
+    known = sorted(speed for other in others if (speed := other.of(is_read=is_read)))
+    if not known and not is_read:
+        return math.inf
+    usual = min(known[len(known) // 2], FAST_BYTES_PER_S) if known else UNKNOWN_BYTES_PER_S
+    return CRAWL_TIMES * moved / usual

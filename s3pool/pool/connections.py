@@ -31,11 +31,11 @@ from urllib3.exceptions import HTTPError as Urllib3Error
 from urllib3.exceptions import SSLError as Urllib3TLSError
 from urllib3.util import create_urllib3_context, make_headers
 
+from s3pool.body import Throttle
 from s3pool.endpoint import HttpProxy
 from s3pool.errors import ConfigError, ConnectError, SlotsBusyError, TLSError, describe_os_error
 from s3pool.model import Endpoint
 from s3pool.pool.http1 import NodeConnection
-from s3pool.pool.speed import Throttle
 from s3pool.pool.tcp import QUIET_S
 from s3pool.record import dataclass
 

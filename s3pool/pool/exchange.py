@@ -12,9 +12,9 @@ from s3pool.model import Request, Response
 from s3pool.pool.balancer import Watch
 from s3pool.pool.http1 import Head, NodeConnection, ResponseBody
 from s3pool.pool.node import ExchangeTotals, Node
-from s3pool.pool.speed import MEASURED_BYTES
 from s3pool.pool.tcp import EarlyResponse, NodeSilentError, StaleConnectionError
 
+MEASURED_BYTES = 4 << 20  # shorter bodies tell of buffers and caches, and little of a node's speed
 DEADLINE_FACTOR = 5  # times its timeout an answer may take that is read whole
 FRESH_IDLE_S = 1.0  # what must not be sent twice goes over a connection idle for less than this
 ODD_STATUS = frozenset({403, 429, *range(500, 1000)})  # these speak of the node or of the clock, and not of the object

@@ -6,11 +6,10 @@ import re
 import socket
 from base64 import b64encode
 
-from s3pool.body import Body
+from s3pool.body import Body, Throttle
 from s3pool.endpoint import HttpProxy
 from s3pool.errors import ProtocolError
 from s3pool.pool.http1 import Head, NodeConnection
-from s3pool.pool.speed import Throttle
 
 PROXY_AUTHENTICATION_REQUIRED = 407
 HOST = re.compile(rb"\r\nhost: *([^\r]*)", re.IGNORECASE)

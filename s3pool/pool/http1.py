@@ -13,9 +13,8 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from s3pool.body import Body, BytesBody
+from s3pool.body import Body, BytesBody, Throttle
 from s3pool.errors import ProtocolError, RequestTimeoutError, TransportError
-from s3pool.pool.speed import Throttle
 from s3pool.pool.tcp import JOIN_LIMIT_BYTES, EarlyResponse, NodeSilentError, StaleConnectionError, TcpStream
 
 BUFFER_BYTES = 16 * 1024  # nearly every response head fits: RGW's and AWS's limits are 16 and 8 KiB

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from s3pool.pool.speed import BodySpeed
+from s3pool.body import BodySpeed
 from s3pool.record import dataclass, field, replace
 
 if TYPE_CHECKING:

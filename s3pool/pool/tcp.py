@@ -17,9 +17,8 @@ import time
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
-from s3pool.body import READ_BLOCK_BYTES, FileSlice
+from s3pool.body import READ_BLOCK_BYTES, FileSlice, Throttle
 from s3pool.errors import IntegrityError, ProtocolError, RequestTimeoutError, describe_os_error
-from s3pool.pool.speed import Throttle
 
 JOIN_LIMIT_BYTES = 64 * 1024  # bodies up to this leave in one send with the head
 # What sendfile says of file systems that it cannot read from.

@@ -87,7 +87,6 @@ MODULE_LINES = 450
 INNER_FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
     "config": (("values",), ("options",), ("files",), ("aws_files",), ("load",)),
     "pool": (
-        ("speed",),
         ("tcp",),
         ("http1",),
         ("connections", "forwarding", "splice"),

@@ -13,10 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s3pool.body import BytesBody, FileSlice
+from s3pool.body import BytesBody, FileSlice, Throttle
 from s3pool.errors import IntegrityError, ProtocolError, RequestTimeoutError, TransportError
 from s3pool.pool.http1 import BUFFER_BYTES, MAX_BUFFER_BYTES, NodeConnection, ResponseBody, parse_head
-from s3pool.pool.speed import Throttle
 from s3pool.pool.tcp import EarlyResponse, StaleConnectionError
 
 

@@ -9,9 +9,9 @@ from typing import cast
 
 import pytest
 
+from s3pool.body import Throttle
 from s3pool.errors import ProtocolError, RequestTimeoutError
 from s3pool.pool.http1 import NodeConnection
-from s3pool.pool.speed import Throttle
 
 RECORD = 16 * 1024
 NOTHING_THERE = ssl.SSLWantReadError(2, "The operation did not complete (read)")

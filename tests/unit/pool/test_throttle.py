@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from s3pool.pool.speed import Throttle
+from s3pool.body import Throttle
 from tests.support.clock import Clock
 
 

@@ -7,12 +7,11 @@ from typing import Any
 
 import pytest
 
-from s3pool.body import BytesBody
+from s3pool.body import BodySpeed, BytesBody
 from s3pool.model import Endpoint, Request
-from s3pool.pool.balancer import LoadBalancer
+from s3pool.pool.balancer import BULK_BYTES, CRAWL_TIMES, FAST_BYTES_PER_S, UNKNOWN_BYTES_PER_S, LoadBalancer, longest_s
 from s3pool.pool.exchange import Exchange
 from s3pool.pool.node import Node
-from s3pool.pool.speed import BULK_BYTES, CRAWL_TIMES, FAST_BYTES_PER_S, UNKNOWN_BYTES_PER_S, BodySpeed, longest_s
 from s3pool.pool.tcp import NodeSilentError
 from tests.support.pools import make_node
 

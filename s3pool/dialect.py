@@ -11,7 +11,7 @@ import logging
 import re
 from collections.abc import Mapping
 
-from s3pool.body import md5_base64
+from s3pool.body import CHECKSUM_PREFIX, md5_base64
 from s3pool.errors import S3Error
 from s3pool.model import Request, Response, replace
 from s3pool.record import dataclass
@@ -34,7 +34,6 @@ OWN_ETAGS = "etag"  # they have the form of MD5s, and are none
 # How servers refuse what they do not know, beside 405 and 501 with any word.
 NOT_UNDERSTOOD = ("BadRequest", "InvalidArgument", "InvalidRequest", "NotImplemented")
 MISSING_MD5 = "MissingContentMD5"
-CHECKSUM_HEADERS = "x-amz-checksum-"
 PROOFS = 3  # as often an ETag must have been wrong and the object right before no more is read back for it
 
 MINIO_NAME, SEAWEED_NAME, RGW_NAME = "minio", "seaweedfs", "ceph"  # in their Server headers
@@ -132,7 +131,7 @@ def _lock_of(bucket: str) -> str:
 
 
 def _has_digest(headers: Mapping[str, str]) -> bool:
-    return "content-md5" in headers or any(name.startswith(CHECKSUM_HEADERS) for name in headers)
+    return "content-md5" in headers or any(name.startswith(CHECKSUM_PREFIX) for name in headers)
 
 
 def with_md5(request: Request) -> Request:

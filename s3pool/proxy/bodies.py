@@ -8,9 +8,8 @@ import hmac
 import re
 import tempfile
 
-from s3pool.body import EMPTY_BODY, EMPTY_SHA256, Body, BytesBody, FileSlice, Sink
+from s3pool.body import CHECKSUM_PREFIX, EMPTY_BODY, EMPTY_SHA256, Body, BytesBody, FileSlice, Sink
 from s3pool.errors import IntegrityError
-from s3pool.hashing import CHECKSUM_PREFIX
 from s3pool.pool.http1 import NodeConnection
 from s3pool.pool.splice import SPLICE_FROM_BYTES, open_pipe, takes_splice
 from s3pool.proxy.auth import (

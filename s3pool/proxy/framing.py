@@ -15,8 +15,7 @@ import hmac
 import re
 from collections.abc import Callable
 
-from s3pool.body import EMPTY_SHA256
-from s3pool.hashing import CHECKSUM_PREFIX, Hasher, new_hasher
+from s3pool.body import CHECKSUM_PREFIX, EMPTY_SHA256, Hasher, new_hasher
 from s3pool.proxy.auth import Seed
 from s3pool.proxy.errors import S3ErrorResponse, malformed, slow_down
 from s3pool.proxy.limits import ByteBudget

@@ -12,8 +12,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
+from s3pool.body import new_hasher
 from s3pool.errors import IntegrityError, LocalFileError
-from s3pool.hashing import new_hasher
 from s3pool.location import LocalPath, S3Path
 from s3pool.model import ByteRange, ObjectHead
 from s3pool.record import dataclass, field

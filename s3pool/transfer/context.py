@@ -9,10 +9,9 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
-from s3pool.body import READ_BLOCK_BYTES, FileSlice, Sink
+from s3pool.body import CHEAP, READ_BLOCK_BYTES, FileSlice, Sink, has_machine_code
 from s3pool.dialect import CHECKSUM_ALGORITHM
 from s3pool.errors import NotFoundError, S3PoolError, StoppedError
-from s3pool.hashing import CHEAP, has_machine_code
 from s3pool.model import ByteRange, ObjectAttributes, parse_iso_time
 from s3pool.record import dataclass
 from s3pool.s3.operation import Steps

@@ -6,7 +6,7 @@ import hashlib
 import logging
 from collections.abc import Callable
 
-from s3pool.body import Body, BytesBody, Sink
+from s3pool.body import CRC_BYTES, Body, BytesBody, Sink, new_hasher
 from s3pool.errors import (
     IntegrityError,
     PreconditionError,
@@ -16,7 +16,6 @@ from s3pool.errors import (
     S3PoolError,
     TransportError,
 )
-from s3pool.hashing import CRC_BYTES, new_hasher
 from s3pool.model import UNSIGNED_PAYLOAD, ByteRange, ObjectAttributes, ObjectHead
 from s3pool.record import dataclass, replace
 from s3pool.s3.operation import Steps, block_on, in_worker

@@ -16,9 +16,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from s3pool.body import FileSlice
+from s3pool.body import CHECKSUM_PREFIX, CHECKSUMS, CRC_BYTES, FileSlice, combine, has_machine_code, new_hasher
 from s3pool.errors import IntegrityError
-from s3pool.hashing import CHECKSUM_PREFIX, CHECKSUMS, CRC_BYTES, combine, has_machine_code, new_hasher
 from s3pool.model import UNSIGNED_PAYLOAD, ByteRange, ObjectHead, whole_number
 from s3pool.record import dataclass, field
 from s3pool.s3.requests import MIB, choose_part_size, count_parts, iter_ranges

@@ -7,8 +7,8 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from s3pool.body import new_hasher
 from s3pool.errors import IntegrityError, LocalNotFoundError, PreconditionError, RefusedError, ReplacedError
-from s3pool.hashing import new_hasher
 from s3pool.model import ByteRange, Response
 from s3pool.s3.operation import Steps, block_on, in_worker
 from s3pool.s3.requests import MIB, NO_HEADERS, iter_ranges

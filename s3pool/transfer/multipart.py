@@ -8,10 +8,9 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
-from s3pool.body import READ_BLOCK_BYTES
+from s3pool.body import CHEAP, READ_BLOCK_BYTES, has_machine_code, new_hasher
 from s3pool.dialect import OWN_ETAGS, makes_own_etags
 from s3pool.errors import IntegrityError, NotFoundError, S3Error, S3PoolError, TransportError, may_have_acted
-from s3pool.hashing import CHEAP, has_machine_code, new_hasher
 from s3pool.location import S3Path
 from s3pool.model import ByteRange, ObjectAttributes, ObjectHead
 from s3pool.transfer.digests import (

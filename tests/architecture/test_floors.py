@@ -22,7 +22,6 @@ FLOORS = {
     "dialect": 2,
     "endpoint": 2,
     "filters": 2,
-    "hashing": 2,
     "config": 3,
     "pool": 3,
     "s3": 3,
@@ -59,7 +58,7 @@ MAY_USE = {
 # Libraries that cost start-up time or belong to one room, and the only modules that may name them.
 HOMES = {
     "fsspec": ("fsspec.py",),
-    "anycrc": ("hashing.py",),
+    "anycrc": ("body.py",),
     "dns": ("pool/resolver.py",),
     "opentelemetry": ("tracing.py",),
     "urllib3": ("pool/connections.py",),

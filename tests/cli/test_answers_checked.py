@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from s3pool.hashing import new_hasher
+from s3pool.body import new_hasher
 from tests.cli.conftest import Call
 from tests.support.fake_s3 import ACCESS_KEY, MIB, SECRET_KEY, FakeS3, FlipByte, WrongETag, tell_lie
 from tests.support.fake_s3 import Call as Hook

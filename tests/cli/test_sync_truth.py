@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from s3pool.hashing import new_hasher
+from s3pool.body import new_hasher
 from s3pool.transfer.digests import checksum_text
 from tests.cli.conftest import Call
 from tests.support.fake_s3 import MIB, FakeS3

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import pytest
 
-from s3pool.hashing import CHECKSUMS, new_hasher
+from s3pool.body import CHECKSUMS, new_hasher
 from tests.cli.conftest import Call
 from tests.support.fake_s3 import MIB, FakeS3
 

@@ -6,7 +6,7 @@ import base64
 import hashlib
 import itertools
 
-from s3pool.hashing import CHECKSUM_PREFIX, CRC_BYTES
+from s3pool.body import CHECKSUM_PREFIX, CRC_BYTES
 from tests.support.fake_s3.bucket_ops import read_xml
 from tests.support.fake_s3.call import Call, Operation
 from tests.support.fake_s3.listings import element, iso_time, read_number

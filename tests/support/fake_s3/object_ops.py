@@ -8,7 +8,7 @@ import email.utils
 import re
 from urllib.parse import parse_qsl, unquote
 
-from s3pool.hashing import CHECKSUM_PREFIX, CHECKSUMS, new_hasher
+from s3pool.body import CHECKSUM_PREFIX, CHECKSUMS, new_hasher
 from tests.support.fake_s3.bucket_ops import read_xml
 from tests.support.fake_s3.call import MAX_KEY_BYTES, Call, Operation, decode, http_time
 from tests.support.fake_s3.listings import element, iso_time

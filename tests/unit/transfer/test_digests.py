@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from s3pool.body import CHECKSUMS, new_hasher
 from s3pool.errors import IntegrityError
-from s3pool.hashing import CHECKSUMS, new_hasher
 from s3pool.model import UNSIGNED_PAYLOAD
 from s3pool.s3.requests import iter_ranges
 from s3pool.transfer.context import TransferContext

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s3pool.hashing import CHECKSUMS, CRC_BYTES, CrcHasher, combine, new_hasher
+from s3pool.body import CHECKSUMS, CRC_BYTES, CrcHasher, combine, new_hasher
 
 DIGESTS = {
     "crc32": "cbf43926",

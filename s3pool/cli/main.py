@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 from s3pool import __version__
 from s3pool.cli import output
 from s3pool.cli.output import Output, StdoutError
-from s3pool.errors import S3PoolError, UsageError
-from s3pool.interrupts import signals_raise
+from s3pool.errors import S3PoolError, UsageError, signals_raise
 
 if TYPE_CHECKING:
     import argparse

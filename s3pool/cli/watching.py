@@ -17,8 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 from s3pool.cli.context import Context
-from s3pool.errors import LocalFileError, LocalNotFoundError, S3PoolError, UsageError
-from s3pool.interrupts import LOOK_FOR_SIGNALS_S
+from s3pool.errors import LOOK_FOR_SIGNALS_S, LocalFileError, LocalNotFoundError, S3PoolError, UsageError
 from s3pool.record import replace
 from s3pool.sync.compare import UPLOAD
 from s3pool.sync.job import ChangedNames, Report, Situation, SyncOptions

@@ -14,9 +14,16 @@ from itertools import islice, repeat
 from typing import TYPE_CHECKING, TypeVar
 
 from s3pool.dialect import HIDES_BELOW
-from s3pool.errors import JournalError, LocalFileError, LocalNotFoundError, RefusedError, S3PoolError, UnorderedError
+from s3pool.errors import (
+    LOOK_FOR_SIGNALS_S,
+    JournalError,
+    LocalFileError,
+    LocalNotFoundError,
+    RefusedError,
+    S3PoolError,
+    UnorderedError,
+)
 from s3pool.filters import NameRange, Names, takes_all
-from s3pool.interrupts import LOOK_FOR_SIGNALS_S
 from s3pool.location import name_bytes
 from s3pool.model import ListPage
 from s3pool.s3.pages import values_of

@@ -15,8 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
-from s3pool.errors import StoppedError, is_pool_dead
-from s3pool.interrupts import LOOK_FOR_SIGNALS_S
+from s3pool.errors import LOOK_FOR_SIGNALS_S, StoppedError, is_pool_dead
 from s3pool.s3.operation import go_on
 from s3pool.transfer.executor import BoundedExecutor, schedule_of
 from s3pool.transfer.tasks import (

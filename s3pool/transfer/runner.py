@@ -17,8 +17,8 @@ from s3pool.errors import (
     S3PoolError,
     UnusableAnswerError,
     is_pool_dead,
+    signals_held,
 )
-from s3pool.interrupts import signals_held
 from s3pool.location import S3Path
 from s3pool.s3.operation import Steps, block_on, in_worker
 from s3pool.s3.requests import MAX_KEYS

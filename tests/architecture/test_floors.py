@@ -13,7 +13,6 @@ PACKAGE = ROOT / "s3pool"
 
 FLOORS = {
     "errors": 1,
-    "interrupts": 1,
     "record": 1,
     "units": 2,
     "model": 2,

@@ -11,8 +11,7 @@ from s3pool.cli.context import Context
 from s3pool.cli.output import SIGNAL_BASE
 from s3pool.cli.parser import natural_int, switch
 from s3pool.cli.selection import Looking, Selection, add_fact_flags, add_looking_flags, fact_filter
-from s3pool.errors import UsageError
-from s3pool.interrupts import signals_held
+from s3pool.errors import UsageError, signals_held
 from s3pool.location import S3Path
 from s3pool.model import format_iso_time
 

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from s3pool.errors import LocalFileError, NoEndpointError, RefusedError, S3Error
-from s3pool.interrupts import signals_raise
+from s3pool.errors import LocalFileError, NoEndpointError, RefusedError, S3Error, signals_raise
 from s3pool.transfer.flow import SMALL_ITEMS_PER_WORKER
 from s3pool.transfer.runner import perform, run, run_deletes
 from s3pool.transfer.tasks import (

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from s3pool import interrupts
-from s3pool.interrupts import signals_held, signals_raise
+from s3pool import errors
+from s3pool.errors import signals_held, signals_raise
 
 PATIENCE_S = 10.0
 
@@ -60,7 +60,7 @@ def test_signal_waits_for_the_lines_that_belong_together() -> None:
 @pytest.mark.usefixtures("raising")
 def test_signal_does_not_wait_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
     """The lines may be written to a pipe that nobody reads."""
-    monkeypatch.setattr(interrupts, "HELD_AT_MOST_S", 0.01)
+    monkeypatch.setattr(errors, "HELD_AT_MOST_S", 0.01)
 
     done: list[str] = []
 

@@ -11,7 +11,6 @@ import tempfile
 from s3pool.body import CHECKSUM_PREFIX, EMPTY_BODY, EMPTY_SHA256, Body, BytesBody, FileSlice, Sink
 from s3pool.errors import IntegrityError
 from s3pool.pool.http1 import NodeConnection
-from s3pool.pool.splice import SPLICE_FROM_BYTES, open_pipe, takes_splice
 from s3pool.proxy.auth import (
     ANONYMOUS,
     HEX_HASH,
@@ -24,6 +23,7 @@ from s3pool.proxy.errors import ClientGoneError, S3ErrorResponse, slow_down
 from s3pool.proxy.framing import CHARACTERS, AwsChunkedReader, LengthReader, Read, Reader, RechunkedBody, reader_for
 from s3pool.proxy.limits import SPARE_BYTES, Buffers, ByteBudget
 from s3pool.proxy.operations import S3Operation
+from s3pool.proxy.relay import SPLICE_FROM_BYTES, open_pipe, takes_splice
 from s3pool.proxy.request import Field, RequestHead
 from s3pool.proxy.settings import ProxySettings
 from s3pool.proxy.stream import ClientStream

@@ -1,17 +1,22 @@
-"""Answers of nodes on their way to the client: fields, framing, and bodies that continue from another node."""
+"""Answers of nodes on their way to the client: fields, framing, and bodies that continue from another node.
+
+Long bodies, those of requests too, are moved by the kernel from one socket to the other, by way of a pipe.
+"""
 
 from __future__ import annotations
 
+import fcntl
+import os
 import re
 import time
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from itertools import compress
 
+from s3pool.body import Sink
 from s3pool.errors import S3PoolError, TransportError
 from s3pool.model import BodyStream, Response
-from s3pool.pool.http1 import Head
-from s3pool.pool.splice import IS_POSSIBLE, SPLICE_FROM_BYTES, Pipe, open_pipe
+from s3pool.pool.http1 import Head, NodeConnection, ResponseBody
 from s3pool.proxy.errors import ClientGoneError
 from s3pool.proxy.request import HOP_BY_HOP, RequestHead, RequestRecord, connection_words
 from s3pool.proxy.stream import ClientStream
@@ -19,6 +24,20 @@ from s3pool.proxy.stream import ClientStream
 BLANKS = b" \t\r\n"
 MAX_DOCUMENT_BYTES = 64 * 1024  # a longer one is passed on as it is
 LOCATION = re.compile(rb"(<Location>)(https?://)?([^<>/]*)(/[^<>]*)?(?=</Location>)")
+BLOCK_BYTES = 128 * 1024
+FIRST_BLOCK_BYTES = 16 * 1024  # doubled while the client takes blocks: slow ones by the hundred stay small
+WHOLE_BYTES = 16 * 1024  # a body up to this leaves with its head, in one send
+NO_BODY_STATUS = frozenset({204, 304})
+CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19})")
+LAST_CHUNK = b"0\r\n\r\n"
+EVERYDAY_OPTIONS = ("", "keep-alive", "close")  # of a Connection field; these name no other field
+OK, PARTIAL = 200, 206
+PIPE_BYTES = 1 << 20  # the size pays: with the default of 64 KiB nothing is gained
+F_SETPIPE_SZ = getattr(fcntl, "F_SETPIPE_SZ", 1031)  # Linux; in the module from Python 3.10 on
+SPLICE_FROM_BYTES = 1 << 20  # for less a pipe costs more than it saves
+CAN_SPLICE = hasattr(os, "splice")
+
+Resume = Callable[[int, int, str], Response]
 
 
 class LocationRewriter:
@@ -70,24 +89,10 @@ def with_location(said: Response, *, scheme: str, host: str) -> Response:
     return Response(said.status, said.headers, stream, endpoint=said.endpoint, reason=said.reason, lines=said.lines)
 
 
-BLOCK_BYTES = 128 * 1024
-FIRST_BLOCK_BYTES = 16 * 1024  # doubled while the client takes blocks: slow ones by the hundred stay small
-WHOLE_BYTES = 16 * 1024  # a body up to this leaves with its head, in one send
-NO_BODY_STATUS = frozenset({204, 304})
-CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19})")
-LAST_CHUNK = b"0\r\n\r\n"
-
-
 @lru_cache(1024)
 def _are_told(names: tuple[str, ...]) -> list[bool]:
     """Return which of a node's fields a client is told: not where the proxy has its own, or the node's is gone."""
     return [name not in HOP_BY_HOP and name != "content-length" for name in names]
-
-
-EVERYDAY_OPTIONS = ("", "keep-alive", "close")  # of a Connection field; these name no other field
-OK, PARTIAL = 200, 206
-
-Resume = Callable[[int, int, str], Response]
 
 
 class Relay:
@@ -185,7 +190,7 @@ class Relay:
     def _splice(self) -> bool:
         """Let the kernel move the rest of a large body; False when some of it must be read."""
         left = (self._first.length or 0) - self._sent
-        if left < SPLICE_FROM_BYTES or self._stream.is_tls or self._stream.pace is not None or not IS_POSSIBLE:
+        if left < SPLICE_FROM_BYTES or self._stream.is_tls or self._stream.pace is not None or not CAN_SPLICE:
             return False
         made = open_pipe()
         if made is None:
@@ -308,3 +313,99 @@ def _framing(head: RequestHead, said: Response | Head, length: int | None, *, ch
     if head.method == "HEAD" or said.status in NO_BODY_STATUS:
         return f"Content-Length: {named}\r\n" if head.method == "HEAD" and named is not None else ""
     return "" if length is None else f"Content-Length: {length}\r\n"
+
+
+class Pipe:
+    """A pipe in the middle of a transfer; a context that closes it. Empty between two moves."""
+
+    def __init__(self) -> None:
+        self._out, self._in = os.pipe()
+        try:
+            fcntl.fcntl(self._in, F_SETPIPE_SZ, PIPE_BYTES)
+        except OSError:
+            # Above the user's limit for pipes: slower, and right all the same.
+            return
+
+    def move(
+        self, response: Response, target: int, judge: Callable[[float, int], None] = lambda _seconds, _count: None
+    ) -> int:
+        """Move what is there of a body to a blocking socket; 0 when this body cannot be moved so.
+
+        Return the bytes that left for the target, at most a pipe full. ``judge`` is told how long the target took for
+        how many.
+
+        Raises TransportError: the node broke off; nothing of this move got to the target. OSError: the target takes no
+        more.
+        """
+        body = response._stream
+        if response._ahead or not isinstance(body, ResponseBody) or not _is_spliceable(body):
+            return 0
+        try:
+            count = self._fill(body._connection, body._left)
+        except TransportError as exc:
+            body._end(reusable=False)
+            body._failed(exc)
+            raise
+        left = count
+        while left:
+            started = time.monotonic()
+            sent = os.splice(self._out, target, left)
+            judge(time.monotonic() - started, sent)
+            left -= sent
+        _note_taken(body, count)
+        return count
+
+    def push(self, fill: Callable[[int, int], int], connection: Sink, left: int) -> int:
+        """Send what ``fill(pipe, limit)`` puts into the pipe to a node; give the number of bytes.
+
+        Raises EarlyResponse: the server speaks already, or hung up; its answer may be readable. RequestTimeoutError:
+        the server stopped taking bytes.
+        """
+        if not isinstance(connection, NodeConnection):
+            raise TypeError("only a plain connection takes bytes from a pipe")
+        count = fill(self._in, min(left, PIPE_BYTES))
+        connection.send_by(lambda waiting: os.splice(self._out, connection.fileno(), waiting), count)
+        return count
+
+    def _fill(self, connection: NodeConnection, left: int) -> int:
+        count = connection.receive_by(os.splice, connection.fileno(), self._in, min(left, PIPE_BYTES))
+        if not count:
+            raise connection.protocol_error(f"closed the connection {left} bytes early")
+        return count
+
+    def close(self) -> None:
+        """Close both ends."""
+        os.close(self._out)
+        os.close(self._in)
+
+    def __enter__(self) -> Pipe:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+
+def open_pipe() -> Pipe | None:
+    """Return a pipe; None when the process has no descriptors left."""
+    try:
+        return Pipe()
+    except OSError:
+        return None
+
+
+def takes_splice(sink: Sink) -> bool:
+    """Return whether bytes may go to a sink past this process: a plain connection without a limit of speed."""
+    return CAN_SPLICE and isinstance(sink, NodeConnection) and sink.is_bare
+
+
+def _is_spliceable(body: ResponseBody) -> bool:
+    """Return whether all that is to come is plain bytes on the socket, and how many is known."""
+    connection = body._connection
+    is_bare = connection.is_bare and not connection.has_rest
+    return is_bare and not body._is_done and body._left > 0 and not body._head.is_chunked
+
+
+def _note_taken(body: ResponseBody, count: int) -> None:
+    body._left -= count
+    if not body._left:
+        body._end(reusable=body._head.keep_alive)

@@ -12,10 +12,10 @@ import pytest
 from s3pool.errors import ProtocolError, TransportError
 from s3pool.model import Endpoint, Response
 from s3pool.pool.http1 import NodeConnection, ResponseBody
-from s3pool.pool.splice import IS_POSSIBLE, Pipe
+from s3pool.proxy.relay import CAN_SPLICE, Pipe
 
 CONTENT = os.urandom(3 << 20)
-pytestmark = pytest.mark.skipif(not IS_POSSIBLE, reason="this system has no splice")
+pytestmark = pytest.mark.skipif(not CAN_SPLICE, reason="this system has no splice")
 
 
 def answer_of(head: bytes, body: bytes) -> tuple[Response, list[bool], list[TransportError]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from s3pool.cli.search import Found, check_words, fill
+from s3pool.cli.commands.find import Found, check_words, fill
 from s3pool.errors import UsageError
 from s3pool.model import ObjectInfo
 

@@ -1,4 +1,4 @@
-"""The argument parsers: global flags here, the flags of each command in its module.
+"""The names of all commands, and the argument parsers: global flags here, those of each command in its module.
 
 ``parse`` reads a command line and imports only the command that it names.
 """
@@ -12,17 +12,85 @@ from collections.abc import Callable, Collection, Sequence
 from importlib import import_module
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
-from s3pool.cli.catalog import ALL, CHANGING, GROUPS, MODULES, SETTINGS, SUMMARIES
 from s3pool.cli.output import TABLE
 from s3pool.config.options import SOURCES, Config, Option
 from s3pool.errors import S3PoolError, UsageError
 from s3pool.units import parse_duration, parse_size
 
+# The commands, which are modules of these names in cli/commands but for MODULES, and what each is for.
+GROUPS = {
+    "look": {
+        "ls": "list buckets, objects and prefixes",
+        "tree": "draw the directories below a prefix",
+        "find": "find objects by name, size and age",
+        "stat": "show everything about objects, buckets and prefixes",
+        "du": "count objects and bytes",
+        "head": "show the first lines or bytes of objects",
+        "cat": "write objects to standard output",
+        "diff": "show what differs between two trees",
+        "check": "prove that two trees, or all nodes, hold the same",
+    },
+    "copy, move and delete": {
+        "cp": "copy files and objects, to and from S3 and inside it",
+        "mv": "move files and objects: copy, verify, then delete",
+        "sync": "make a directory or prefix like another one",
+        "mirror": "sync with the flags of mc mirror",
+        "pipe": "store standard input as an object",
+        "rm": "delete objects",
+        "undo": "bring keys, prefixes or versioned buckets back to how they were",
+    },
+    "buckets, and what they and objects are set to": {
+        "mb": "make buckets",
+        "rb": "remove buckets",
+        "tag": "show, set and remove the tags of objects and buckets",
+        "version": "show, enable and suspend the versions of buckets",
+        "retention": "show, set and clear how long objects are kept",
+        "legalhold": "show legal holds of objects, and put them on and off",
+        "policy": "show, set and remove the policies of buckets",
+        "anonymous": "show and set what anybody may do without keys",
+        "ilm": "show and change the lifecycle rules of buckets",
+        "cors": "show, set and remove the CORS rules of buckets",
+        "encrypt": "show, set and remove the default encryption of buckets",
+        "restore": "ask for copies of archived objects",
+    },
+    "the pool": {
+        "ping": "show the health of every endpoint",
+        "speedtest": "measure transfers and listings per node, and name the slow one",
+        "proxy": "serve the pool as one S3 endpoint",
+        "presign": "make a URL that works without credentials for a while",
+        "config": "show each setting and its origin, or import those of other tools",
+    },
+    "many commands, many machines": {
+        "run": "run many commands, one a line, in one process",
+        "shards": "print a plan of key ranges for --shard and --plan",
+        "print": "print a systemd unit, manifest, dashboard or alert rules",
+        "completion": "print a completion script for a shell",
+    },
+}
+SUMMARIES = {name: summary for group in GROUPS.values() for name, summary in group.items()}
+ALL = tuple(SUMMARIES)
+# The commands that are rows of one table, and the modules of those that have none of their own.
+SETTINGS = ("tag", "version", "retention", "legalhold", "policy", "anonymous", "ilm", "cors", "encrypt", "restore")
+MODULES = {
+    "head": "cat",
+    "mv": "cp",
+    "pipe": "cp",
+    "check": "diff",
+    "tree": "du",
+    "rb": "mb",
+    "mirror": "sync",
+    "completion": "print",
+    "shards": "print",
+    **dict.fromkeys(SETTINGS, "settings"),
+}
+CHANGING = frozenset(
+    ("config", "cp", "mv", "sync", "mirror", "rm", "undo", "run", "find", "pipe", "mb", "rb", "speedtest", *SETTINGS)
+)
+
 WHAT = "A fast S3 client for storage that is a cluster of nodes"
 DESCRIPTION = f"{WHAT}: every request may use another node."
 ALIKE = "show and change these settings; restore what is archived"
 PATHS_HELP = "Paths: s3/BUCKET/KEY or s3://BUCKET/KEY; a local path that starts with s3/ is written ./s3/."
-GLOBALS_HINT = "Global flags (s3pool help) work here as well."
 HELP_POSITION = 26  # the column where the explanations of flags start
 OPERAND_MARK = "\0"  # no word of a command line can hold it
 WIDTH = 80  # of help that goes to a file or a pipe
@@ -49,28 +117,14 @@ class HelpRequested(Exception):
 
     def __init__(self, text: str, *, page: str = "") -> None:
         super().__init__("help")
-        self.text = text
-        self.page = page
-
-
-class _Help(argparse.Action):
-    """Raise HelpRequested: the caller handles a closed or full stdout."""
-
-    def __init__(self, option_strings: Sequence[str], **settings: Any) -> None:
-        super().__init__(option_strings, nargs=0, default=argparse.SUPPRESS, **settings)
-
-    def __call__(self, parser: argparse.ArgumentParser, *_rest: object, **_named: object) -> NoReturn:
-        raise HelpRequested(parser.format_help())
+        self.text, self.page = text, page
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):
-    """argparse's formatter with a width computed once, because argparse makes one for every flag."""
-
-    width = 0
+    """argparse's formatter."""
 
     def __init__(self, prog: str) -> None:
-        _Formatter.width = _Formatter.width or _terminal_width()
-        super().__init__(prog, max_help_position=HELP_POSITION, width=_Formatter.width)
+        super().__init__(prog, max_help_position=HELP_POSITION, width=_terminal_width())
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         """Keep lines as they are, but for those that are too long."""
@@ -84,6 +138,7 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
         )
 
 
+@functools.cache  # argparse makes a formatter for every flag
 def _terminal_width() -> int:
     try:
         return min(max(os.get_terminal_size(1).columns - 2, WIDTH // 2), MOST_WIDTH)
@@ -107,9 +162,8 @@ LISTINGS = "long listings, many machines"
 
 def section(parser: argparse.ArgumentParser, title: str) -> argparse._ArgumentGroup:
     """Return the group of flags with a title, made at its first use."""
-    return next((each for each in parser._action_groups if each.title == title), None) or parser.add_argument_group(
-        title
-    )
+    made = (each for each in parser._action_groups if each.title == title)
+    return next(made, None) or parser.add_argument_group(title)
 
 
 def switch(place: argparse._ActionsContainer, *names: str, help: str) -> None:
@@ -134,7 +188,11 @@ class CommandParser(argparse.ArgumentParser):
     def __init__(self, **settings: Any) -> None:
         settings.setdefault("formatter_class", _Formatter)
         super().__init__(add_help=False, allow_abbrev=False, **settings)
-        self.add_argument("-h", "--help", action=_Help, help="show this help and exit")
+        self.add_argument("-h", "--help", action="help", help="show this help and exit")
+
+    def print_help(self, *_file: object) -> NoReturn:
+        """Raise HelpRequested: the caller handles a closed or full stdout."""
+        raise HelpRequested(self.format_help())
 
     def format_help(self) -> str:
         """Return the help, on two screens: the flags of the last groups are only named where they do not fit."""
@@ -156,10 +214,7 @@ class CommandParser(argparse.ArgumentParser):
 
 
 def argument_type(convert: Callable[[str], _T], name: str) -> Callable[[str], _T]:
-    """Return a converter for ``type=`` whose errors argparse reports with the flag.
-
-    ``name`` is the kind of value in argparse's message when the converter raises ValueError.
-    """
+    """Return a converter for ``type=`` whose errors argparse reports with the flag, a ValueError by ``name``."""
 
     def converted(text: str) -> _T:
         try:
@@ -175,42 +230,35 @@ size_in_bytes = argument_type(parse_size, "size")
 seconds = argument_type(parse_duration, "duration")
 
 
-def positive_int(text: str) -> int:
-    """Read a whole number above zero; for ``type=``."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, not {number}")
-    return number
+def _whole_number(least: int, complaint: str) -> Callable[[str], int]:
+    def read(text: str) -> int:
+        number = int(text)
+        if number < least:
+            raise argparse.ArgumentTypeError(f"{complaint}, not {number}")
+        return number
+
+    read.__name__ = "number"  # for argparse's own "invalid ... value" message
+    return read
 
 
-def natural_int(text: str) -> int:
-    """Read a whole number, zero included; for ``type=``."""
-    number = int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"must not be negative, not {number}")
-    return number
+positive_int = _whole_number(1, "must be at least 1")
+natural_int = _whole_number(0, "must not be negative")
 
 
-# Names for argparse's own "invalid ... value" message.
-positive_int.__name__ = natural_int.__name__ = "number"
-
-
-def add_global_flags(
-    parser: argparse.ArgumentParser, *, hidden: bool = False, except_for: Collection[str] = ()
-) -> None:
+def add_global_flags(parser: argparse.ArgumentParser, *, shown: Collection[str] | None = None) -> None:
     """Add the flags that every command takes.
 
     None has a default: a flag that was not given sets nothing, so that the parser of the command does not overwrite a
-    flag given before the command. ``hidden`` keeps them out of the help, but for those in ``except_for``.
+    flag given before the command. The help has those in ``shown``, all when it is None.
     """
     group = parser.add_argument_group("global flags")
 
     def flag(*names: str, help: str, **settings: Any) -> None:
         nonlocal group
-        if names[0] in GLOBAL_SECTIONS and not hidden:
+        if names[0] in GLOBAL_SECTIONS and shown is None:
             group = section(parser, GLOBAL_SECTIONS[names[0]])
-        shown = help if not hidden or names[0] in except_for else argparse.SUPPRESS
-        group.add_argument(*names, default=argparse.SUPPRESS, help=shown, **settings)
+        text = help if shown is None or names[0] in shown else argparse.SUPPRESS
+        group.add_argument(*names, default=argparse.SUPPRESS, help=text, **settings)
 
     for option in Config.OPTIONS:
         if option is Config.addressing:
@@ -245,19 +293,6 @@ def _add_output_flags(flag: Callable[..., None]) -> None:
     flag("--version", action="store_true", help="show the version and exit")
 
 
-class _RemovedFlag(argparse.Action):
-    """Refuse a flag that is gone; ``const`` says what to do instead."""
-
-    def __call__(self, *_rest: object, **_named: object) -> NoReturn:
-        raise UsageError(f"{self.option_strings[0]} is no flag any more: {self.const}")
-
-
-def add_removed_flag(parser: argparse.ArgumentParser, name: str, *, advice: str) -> None:
-    """Answer a flag that is gone with what to do instead."""
-    flag = f"--{name.replace('_', '-')}"
-    parser.add_argument(flag, action=_RemovedFlag, nargs="?", const=advice, help=argparse.SUPPRESS)
-
-
 def load_command(name: str) -> Any:
     """Return a command: its module, or its row of the table in a module of several."""
     module = import_module(f"s3pool.cli.commands.{MODULES.get(name, name)}")
@@ -265,17 +300,13 @@ def load_command(name: str) -> Any:
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """Read a command line; ``command`` is empty when none was named.
-
-    Flags before and after the command go into one namespace.
-    """
+    """Read a command line, flags before and after the command alike; ``command`` is empty when none was named."""
     try:
         return _parse(argv)
     except UsageError as exc:
         from s3pool.cli.foreign import explained, ours
 
-        index = _command_index(argv, top_parser())
-        command = argv[index] if index < len(argv) else ""
+        index, command = _find_command(argv)
         name, words = ours(command, argv[index + 1 :])
         if (name, words) != (command, list(argv[index + 1 :])):
             return parse([*argv[:index], name, *words])
@@ -284,10 +315,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    top = top_parser()
-    index = _command_index(argv, top)
-    namespace = top.parse_args([word for word in argv[:index] if word != "--"])
-    namespace.command = argv[index] if index < len(argv) else ""
+    index, command = _find_command(argv)
+    namespace = top_parser().parse_args([word for word in argv[:index] if word != "--"])
+    namespace.command = command
     rest = list(argv[index + 1 :])
     if namespace.command == "help":
         if not rest:
@@ -304,8 +334,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def command_in(argv: Sequence[str]) -> str:
     """Return the word in the place of the command; empty when there is none."""
-    index = _command_index(argv, top_parser())
-    return argv[index] if index < len(argv) else ""
+    return _find_command(argv)[1]
 
 
 def _mask(words: list[str]) -> list[str]:
@@ -336,12 +365,11 @@ def command_parser(name: str) -> CommandParser:
     parser = CommandParser(
         prog=f"s3pool {name}",
         description=f"{SUMMARIES[name][0].upper()}{SUMMARIES[name][1:]}.{_example_lines(command.EXAMPLES)}",
-        epilog=GLOBALS_HINT,
-        argument_default=None,
+        epilog="Global flags (s3pool help) work here as well.",
     )
     command.add_arguments(parser)
     parser.usage = f"{parser.prog} [flags] {operands_of(parser)}".rstrip()
-    add_global_flags(parser, hidden=True, except_for=("--dry-run",) if name in CHANGING else ())
+    add_global_flags(parser, shown=("--dry-run",) if name in CHANGING else ())
     return parser
 
 
@@ -402,13 +430,13 @@ def top_parser() -> CommandParser:
     return parser
 
 
-def _command_index(argv: Sequence[str], top: argparse.ArgumentParser) -> int:
-    """Return the index of the first word that is neither a flag nor a flag's value."""
-    with_value = {name for action in top._actions if action.nargs is None for name in action.option_strings}
+def _find_command(argv: Sequence[str]) -> tuple[int, str]:
+    """Return the index of the first word that is neither a flag nor a flag's value, and the word."""
+    with_value = {name for action in top_parser()._actions if action.nargs is None for name in action.option_strings}
     index = 0
     while index < len(argv) and argv[index].startswith("-") and argv[index] != "-":
         index += 2 if argv[index] in with_value else 1
-    return min(index, len(argv))
+    return index, argv[index] if index < len(argv) else ""
 
 
 def _command_lines(*, is_short: bool = False) -> str:

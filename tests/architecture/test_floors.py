@@ -139,7 +139,7 @@ INNER_FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "speedtest": (("measure",), ("bench",)),
     "cli": (
-        ("catalog", "output", "parser", "progress", "header_flags"),
+        ("output", "parser", "progress", "header_flags"),
         ("context", "formats", "logs"),
         ("selection",),
         ("search", "transfers"),

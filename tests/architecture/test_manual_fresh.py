@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from s3pool.cli.catalog import ALL
-from s3pool.cli.parser import command_parser, top_parser
+from s3pool.cli.parser import ALL, command_parser, top_parser
 from s3pool.config.options import Config
 from s3pool.proxy.clients import KEYS
 from s3pool.proxy.limits import LIMIT_KEYS

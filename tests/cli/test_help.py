@@ -9,8 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from s3pool.cli.catalog import ALL, GROUPS, SETTINGS, SUMMARIES
-from s3pool.cli.parser import GLOBAL_SECTIONS, command_parser, load_command, parse, top_parser
+from s3pool.cli.parser import (
+    ALL,
+    GLOBAL_SECTIONS,
+    GROUPS,
+    SETTINGS,
+    SUMMARIES,
+    command_parser,
+    load_command,
+    parse,
+    top_parser,
+)
 from tests.support.run_cli import CliResult, CliRunner
 
 Call = Callable[..., CliResult]

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from s3pool.cli.catalog import ALL, SETTINGS
+from s3pool.cli.parser import ALL, SETTINGS
 from tests.cli.conftest import Call
 from tests.support.fake_s3 import Answer, FakeS3
 from tests.support.fake_s3.store import Upload

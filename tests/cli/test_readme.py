@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from s3pool.cli.catalog import ALL
-from s3pool.cli.parser import HelpRequested, parse
+from s3pool.cli.parser import ALL, HelpRequested, parse
 from s3pool.config.values import parse_endpoints
 from tests.cli.conftest import Call
 from tests.support.fake_s3 import FakeS3

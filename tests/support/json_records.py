@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from s3pool.cli.catalog import ALL, SETTINGS
+from s3pool.cli.parser import ALL, SETTINGS
 
 TEXT, NUMBER, MAYBE, BORDER = "text", "number", "number or null", "text or null"
 TRUTH, OBJECT, LIST, ANY = "true or false", "object", "list", "any value"

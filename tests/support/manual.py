@@ -15,8 +15,7 @@ from pathlib import Path
 from textwrap import wrap
 
 from s3pool import __version__
-from s3pool.cli.catalog import ALL, GROUPS, SETTINGS, SUMMARIES
-from s3pool.cli.parser import command_parser, load_command, operands_of, top_parser
+from s3pool.cli.parser import ALL, GROUPS, SETTINGS, SUMMARIES, command_parser, load_command, operands_of, top_parser
 from s3pool.proxy import metrics
 from tests.support import json_records
 

@@ -18,9 +18,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from s3pool import __version__
-from s3pool.cli.catalog import ALL, SUMMARIES
 from s3pool.cli.context import NAMED, Context
-from s3pool.cli.parser import Command, command_in, command_parser, positive_int, text_flag, top_parser
+from s3pool.cli.parser import ALL, SUMMARIES, Command, command_in, command_parser, positive_int, text_flag, top_parser
 from s3pool.errors import S3PoolError, UsageError
 from s3pool.filters import plan_record
 from s3pool.location import LocalPath, S3Path, parse_s3

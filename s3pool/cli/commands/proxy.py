@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from s3pool.cli.output import DONE, FAILED, SIGNAL_BASE
-from s3pool.cli.parser import add_removed_flag, argparse_settings, switch
+from s3pool.cli.parser import argparse_settings, switch
 from s3pool.config.options import Config
+from s3pool.errors import UsageError
 from s3pool.proxy.settings import Address, ProxySettings, read_settings
 
 if TYPE_CHECKING:
@@ -23,6 +24,13 @@ REPLACEMENTS = {
 }
 
 
+class _RemovedFlag(argparse.Action):
+    """Refuse a flag that is gone; ``const`` says what to do instead."""
+
+    def __call__(self, *_rest: object, **_named: object) -> NoReturn:
+        raise UsageError(f"{self.option_strings[0]} is no flag any more: {self.const}")
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add a flag for each option of the proxy that has one; a flag overrides the option's key."""
     groups: dict[str, argparse._ArgumentGroup] = {}
@@ -33,7 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             group.add_argument(option.flag, default=None, help=help_text, **argparse_settings(option))
         elif option.moved:
             advice = REPLACEMENTS.get(option.name, f"set proxy.{option.key} in the configuration file")
-            add_removed_flag(parser, option.name, advice=advice)
+            flag = f"--{option.name.replace('_', '-')}"
+            parser.add_argument(flag, action=_RemovedFlag, nargs="?", const=advice, help=argparse.SUPPRESS)
     switch(parser, "--print-unit", help="print a systemd unit, as s3pool print systemd does")
 
 

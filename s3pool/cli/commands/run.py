@@ -161,7 +161,7 @@ class LineReader:
 @cache
 def _global_names() -> frozenset[str]:
     parser = argparse.ArgumentParser(add_help=False)
-    add_global_flags(parser, hidden=True)
+    add_global_flags(parser, shown=())
     return frozenset(action.dest for action in parser._actions)
 
 

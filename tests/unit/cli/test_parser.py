@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 import s3pool.cli.commands
-from s3pool.cli.catalog import ALL, MODULES
-from s3pool.cli.parser import help_text, load_command, parse
+from s3pool.cli.parser import ALL, MODULES, help_text, load_command, parse
 from s3pool.config.options import Config
 from s3pool.errors import UsageError
 

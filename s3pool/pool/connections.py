@@ -7,10 +7,12 @@ of ours, because urllib3's queue and its request path cost several times the exc
 from __future__ import annotations
 
 import queue
+import re
 import socket
 import sys
 import threading
 import time
+from base64 import b64encode
 from collections import deque
 from collections.abc import Callable
 from importlib import import_module
@@ -31,11 +33,11 @@ from urllib3.exceptions import HTTPError as Urllib3Error
 from urllib3.exceptions import SSLError as Urllib3TLSError
 from urllib3.util import create_urllib3_context, make_headers
 
-from s3pool.body import Throttle
+from s3pool.body import Body, Throttle
 from s3pool.endpoint import HttpProxy
-from s3pool.errors import ConfigError, ConnectError, SlotsBusyError, TLSError, describe_os_error
+from s3pool.errors import ConfigError, ConnectError, ProtocolError, SlotsBusyError, TLSError, describe_os_error
 from s3pool.model import Endpoint
-from s3pool.pool.http1 import NodeConnection
+from s3pool.pool.http1 import Head, NodeConnection
 from s3pool.pool.tcp import QUIET_S
 from s3pool.record import dataclass
 
@@ -45,6 +47,8 @@ if TYPE_CHECKING:
 DEFAULT_MAX_CONNECTIONS = 100
 MAX_LEAST_OPEN = 4  # connections to a node that are kept busy where each of them is slow
 DEFAULT_MAX_IDLE_S = 15.0  # RGW closes idle connections after 65 s, some servers after 5
+PROXY_AUTHENTICATION_REQUIRED = 407
+HOST = re.compile(rb"\r\nhost: *([^\r]*)", re.IGNORECASE)
 LOOK_S = 0.5  # how often it is looked for those that were idle for too long
 SOCKET_OPTIONS = [
     *HTTPConnection.default_socket_options,  # TCP_NODELAY
@@ -93,6 +97,44 @@ class ConnectionCounts:
         """Return the counts by kind."""
         with self._lock:
             return dict(self._counts)
+
+
+class ForwardedConnection(NodeConnection):
+    """A connection whose requests name their node in the request line (RFC 9112 section 3.2.2).
+
+    The signature covers the path and the Host alone, so that it holds all the same.
+    """
+
+    __slots__ = ("_authorization", "_proxy")
+
+    def __init__(self, sock: socket.socket, proxy: HttpProxy, *, endpoint: str, throttle: Throttle | None) -> None:
+        super().__init__(sock, endpoint=endpoint, throttle=throttle)
+        self._proxy = proxy
+        token = b64encode(proxy.user_password.encode())
+        self._authorization = b"\r\nproxy-authorization: Basic %b" % token if proxy.user_password else b""
+
+    def send(self, head: bytes, body: Body) -> None:
+        """See NodeConnection."""
+        super().send(self._absolute(head), body)
+
+    def send_joined(self, block: bytes | bytearray | memoryview, timeout_s: float) -> None:
+        """See NodeConnection."""
+        self.send_now(self._absolute(bytes(block)), timeout_s)
+
+    def next_head(self, method: str) -> Head | None:
+        """See NodeConnection. Raises ProtocolError: the proxy wants to know who asks."""
+        head = super().next_head(method)
+        if head is not None and head.status == PROXY_AUTHENTICATION_REQUIRED:
+            wish = "other credentials" if self._authorization else "credentials: http://USER:PASSWORD@host:port"
+            raise ProtocolError(f"the proxy {self._proxy} wants {wish}", endpoint=self.endpoint, sent=False)
+        return head
+
+    def _absolute(self, head: bytes) -> bytes:
+        host = HOST.search(head)
+        line, _, rest = head.partition(b"\r\n")
+        method, _, target = line.partition(b" ")
+        name = host[1] if host else b""
+        return b"%b http://%b%b%b\r\n%b" % (method, name, target, self._authorization, rest)
 
 
 class _Opener:
@@ -174,26 +216,19 @@ class ConnectionPool:
         ``max_idle_s`` demands a younger one than the pool's own limit. Waits for a free slot when the endpoint is at
         its bound, unless told not to; meanwhile ``look`` may raise.
 
-        Raises ConnectError, TLSError: no connection came about. PoolExhausted: there is no free slot, and ``wait`` is
-        False.
+        Raises ConnectError, TLSError: none came about. PoolExhausted: there is no free slot, and ``wait`` is False.
         """
         timeout_s = self.settings.connect_timeout_s if connect_timeout_s is None else connect_timeout_s
         self._take_slot(wait, look)
         try:
-            kept = None if fresh or self._opens_another() else self._idle_connection(max_idle_s)
-            connection = kept or self._connect(timeout_s)
+            is_new = fresh or (self._least_open > 1 and self._opens_another())
+            kept = None if is_new else self._idle_connection(max_idle_s)
+            connection = kept or self.open(timeout_s)
             self.counts.add("new" if kept is None else "reused")
             return connection
         except BaseException:
             self._slots.put(None)
             raise
-
-    def open_extra(self, timeout_s: float) -> NodeConnection:
-        """Open a connection beyond the bound, for a probe; the caller closes it.
-
-        Raises ConnectError, TLSError: no connection came about.
-        """
-        return self._connect(timeout_s)
 
     def take_open(self) -> NodeConnection | None:
         """Return an idle connection that is still alive, at once; None when there is none to take.
@@ -211,18 +246,14 @@ class ConnectionPool:
 
     def _take_slot(self, wait: bool, look: Callable[[], None] | None) -> None:
         try:
-            self._slots.get_nowait()
+            return self._slots.get_nowait()
         except queue.Empty:
             if not wait:
                 raise PoolExhausted from None
-            self._await_slot(self.settings.slot_wait_s or self.settings.read_timeout_s, look)
-
-    def _await_slot(self, patience_s: float, look: Callable[[], None] | None) -> None:
-        until = time.monotonic() + patience_s
+        until = time.monotonic() + (self.settings.slot_wait_s or self.settings.read_timeout_s)
         while (left_s := until - time.monotonic()) > 0:
             try:
-                self._slots.get(timeout=min(left_s, QUIET_S))
-                return
+                return self._slots.get(timeout=min(left_s, QUIET_S))
             except queue.Empty:
                 if look is not None:
                     look()
@@ -256,10 +287,7 @@ class ConnectionPool:
             return
 
     def use_more_connections(self) -> None:
-        """Open some more connections before one is used again, then use the one that rested longest.
-
-        It is for servers that make the requests of one connection wait.
-        """
+        """Open some more, then use the one that rested longest: for servers where requests of one connection wait."""
         self._least_open = MAX_LEAST_OPEN
 
     def keep_open(self, count: int) -> None:
@@ -283,8 +311,6 @@ class ConnectionPool:
                 return
 
     def _opens_another(self) -> bool:
-        if self._least_open == 1:
-            return False
         in_use = self.settings.max_connections - self._slots.qsize()  # with the one that is asked for
         return len(self._idle) + in_use <= self._least_open
 
@@ -318,7 +344,8 @@ class ConnectionPool:
             connection.close()
         return None
 
-    def _connect(self, timeout_s: float) -> NodeConnection:
+    def open(self, timeout_s: float) -> NodeConnection:
+        """Open a connection beyond the bound; the caller closes it. Raises ConnectError, TLSError: none came about."""
         factory = self._factory or self._make_factory()
         started = time.monotonic()
         try:
@@ -337,8 +364,6 @@ class ConnectionPool:
         tls_version = (version() or "TLS") if version else ""
         proxy, endpoint = self.settings.http_proxy, str(self.endpoint)
         if proxy is not None and self.endpoint.scheme == "http":
-            from s3pool.pool.forwarding import ForwardedConnection  # few are behind a proxy
-
             return ForwardedConnection(sock, proxy, endpoint=endpoint, throttle=self._throttle)
         return NodeConnection(sock, endpoint=endpoint, tls_version=tls_version, throttle=self._throttle)
 
@@ -418,10 +443,7 @@ def _connect_reason(exc: BaseException) -> str:
 
 def _tls_reason(exc: BaseException) -> str:
     cause = exc.args[0] if exc.args and isinstance(exc.args[0], BaseException) else exc
-    verify_message = getattr(cause, "verify_message", "")
-    if verify_message:
-        return (
-            f"the certificate is not trusted: {verify_message}; give --ca-bundle FILE, or --insecure to skip the check"
-        )
+    if why := getattr(cause, "verify_message", ""):
+        return f"the certificate is not trusted: {why}; give --ca-bundle FILE, or --insecure to skip the check"
     reason = getattr(cause, "reason", "") or str(cause)
     return f"TLS failed: {reason}; does this port speak HTTPS?"

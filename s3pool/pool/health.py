@@ -81,7 +81,7 @@ def probe_port(node: Node, *, timeout_s: float = PROBE_TIMEOUT_S) -> ProbeResult
     endpoint, started = node.endpoint, time.monotonic()
     try:
         if node.connections.settings.http_proxy is not None:
-            node.connections.open_extra(timeout_s).close()
+            node.connections.open(timeout_s).close()
         else:
             socket.create_connection((endpoint.connect_host, endpoint.port), timeout_s).close()
     except TransportError as exc:
@@ -145,7 +145,7 @@ def _connect(
     try:
         return connections.checkout(connect_timeout_s=timeout_s, fresh=fresh, wait=False), connections.checkin
     except PoolExhausted:  # perhaps because the node is silent: its bound does not hold for a probe
-        return connections.open_extra(timeout_s), lambda connection, **_: connection.close()
+        return connections.open(timeout_s), lambda connection, **_: connection.close()
 
 
 def _clock_offset_s(date: str) -> float | None:

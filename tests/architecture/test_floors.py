@@ -87,7 +87,7 @@ INNER_FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
     "pool": (
         ("tcp",),
         ("http1",),
-        ("connections", "forwarding"),
+        ("connections",),
         ("node",),
         ("balancer",),
         ("exchange",),

@@ -32,11 +32,11 @@ class FarPool(ConnectionPool):
         super().__init__(endpoint, SETTINGS)
         self.given: list[float] = []
 
-    def _connect(self, timeout_s: float) -> NodeConnection:
+    def open(self, timeout_s: float) -> NodeConnection:
         self.given.append(timeout_s)
         if timeout_s < FULL_S:
             raise ConnectError(f"{self.endpoint}: no connection within {timeout_s:g} s", is_late=True)
-        return super()._connect(timeout_s)
+        return super().open(timeout_s)
 
 
 def _node(endpoint: Endpoint, *, opened: float = 0.0, latency: float = 0.0) -> Node:

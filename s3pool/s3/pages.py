@@ -41,7 +41,7 @@ def parse_list_page(body: bytes, *, v1: bool = False) -> ListPage:
     )
     token = fields.get("NextContinuationToken", "")
     if is_v1:
-        last = max([*(entry.key for entry in objects[-1:]), *prefixes[-1:]], default="")
+        last = max([*keys_of(objects)[-1:], *prefixes[-1:]], default="")
         token = _decode_marker(fields.get("NextMarker", ""), (last,), decode) or last
     truncated = _is_truncated(root, token, what="list page")
     max_keys = number(fields.get("MaxKeys", "0"), "MaxKeys")
@@ -368,6 +368,12 @@ def values_of(objects: Sequence[ObjectInfo]) -> tuple[list[str], list[int], list
         return list(objects.keys), list(map(int, objects.sizes)), objects.times.all(), texts_of(objects.etags)
     keys, sizes, stamps, etags, *_ = zip(*objects, strict=True)
     return list(keys), list(sizes), list(stamps), list(etags)
+
+
+def versions_of(objects: Sequence[ObjectInfo]) -> Sequence[str]:
+    """Return the version ids, none where the server told none, without making an object for each."""
+    is_told = not isinstance(objects, ObjectTable) and objects[0].version_id
+    return [info.version_id for info in objects] if is_told else ()
 
 
 def sizes_of(objects: Sequence[ObjectInfo]) -> list[int]:

@@ -26,7 +26,7 @@ from s3pool.errors import (
 from s3pool.filters import NameRange, Names, takes_all
 from s3pool.location import name_bytes
 from s3pool.model import ListPage
-from s3pool.s3.pages import values_of
+from s3pool.s3.pages import values_of, versions_of
 from s3pool.sync.compare import Batch
 from s3pool.sync.job import is_foreign
 from s3pool.transfer.safe_path import local_error, split_relative
@@ -131,7 +131,7 @@ class RemoteTree:
                 self.has_ended = not page.truncated
                 if page.objects:
                     keys, sizes, modified, etags = values_of(page.objects)
-                    versions = [info.version_id for info in page.objects] if page.objects[0].version_id else ()
+                    versions = versions_of(page.objects)
                     names = [key[self._start :] for key in keys] if self._start else keys
                     self.seen += len(names)
                     self._check_order(names)

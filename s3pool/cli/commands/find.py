@@ -28,6 +28,7 @@ from s3pool.filters import WHOLE, NameRange, Shard
 from s3pool.location import S3Path, compile_glob, name_bytes
 from s3pool.model import ListPage, ObjectInfo, format_iso_time
 from s3pool.record import replace
+from s3pool.s3.pages import keys_of
 
 if TYPE_CHECKING:
     from s3pool.s3.client import S3Client
@@ -281,10 +282,9 @@ def _iter_prefix_batches(client: S3Client, selection: Selection, maxdepth: int |
     last = ""
     for objects in _iter_for_prefixes(client, selection):
         batch: list[Found] = []
-        for info in objects:
-            new = _iter_new_prefixes(info.key, last, len(selection.base))
-            batch += (_found_prefix(prefix, selection) for prefix in new)
-            last = info.key
+        for key in keys_of(objects):
+            batch += [_found_prefix(prefix, selection) for prefix in _iter_new_prefixes(key, last, len(selection.base))]
+            last = key
         found = (each for each in batch if maxdepth is None or each.relative.count(DELIMITER) <= maxdepth)
         yield [each for each in found if selection.shard.holds(each.relative)]
 

@@ -16,6 +16,7 @@ from s3pool.errors import UsageError
 from s3pool.location import S3Path, name_bytes, rooted
 from s3pool.model import BucketInfo, ListPage, ObjectInfo, UploadInfo, format_iso_time
 from s3pool.record import replace
+from s3pool.s3.pages import sizes_of
 from s3pool.units import format_size_long
 
 if TYPE_CHECKING:
@@ -244,9 +245,8 @@ class _Lister:
 
     def _count(self, page: ListPage) -> None:
         if self._args.summarize:
-            markers = sum(info.is_delete_marker for info in page.objects) if self._args.versions else 0
-            size = sum(info.size for info in page.objects)
-            self._add([len(page.objects) - markers, markers, len(page.prefixes), size])
+            sizes = sizes_of(page.objects)
+            self._add([len(sizes), len(page.objects) - len(sizes), len(page.prefixes), sum(sizes)])
 
     def _formatters(
         self, selection: Selection

@@ -71,18 +71,11 @@ SUMMARIES = {name: summary for group in GROUPS.values() for name, summary in gro
 ALL = tuple(SUMMARIES)
 # The commands that are rows of one table, and the modules of those that have none of their own.
 SETTINGS = ("tag", "version", "retention", "legalhold", "policy", "anonymous", "ilm", "cors", "encrypt", "restore")
-MODULES = {
-    "head": "cat",
-    "mv": "cp",
-    "pipe": "cp",
-    "check": "diff",
-    "tree": "du",
-    "rb": "mb",
-    "mirror": "sync",
-    "completion": "print",
-    "shards": "print",
-    **dict.fromkeys(SETTINGS, "settings"),
-}
+_SHARED = (
+    *(("cat", "head"), ("cp", "mv pipe"), ("diff", "check"), ("du", "tree"), ("mb", "rb"), ("stat", "presign")),
+    *(("sync", "mirror"), ("print", "completion shards"), ("settings", " ".join(SETTINGS))),
+)
+MODULES = {name: module for module, names in _SHARED for name in names.split()}
 CHANGING = frozenset(
     ("config", "cp", "mv", "sync", "mirror", "rm", "undo", "run", "find", "pipe", "mb", "rb", "speedtest", *SETTINGS)
 )

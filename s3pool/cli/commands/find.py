@@ -339,7 +339,7 @@ class _Act:
             self._out.block(self._format(batch))
 
     def _presign(self, path: S3Path) -> str:
-        from s3pool.cli.commands.presign import presigned
+        from s3pool.cli.commands.stat import presigned
 
         return presigned(path, self._ctx, now=self._ctx.now())
 

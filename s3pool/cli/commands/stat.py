@@ -1,4 +1,4 @@
-"""s3pool stat: everything about the very keys, buckets and prefixes that are named."""
+"""s3pool stat and presign: everything about the very keys, buckets and prefixes that are named, and URLs of keys."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import argparse
 import re
 from collections.abc import Iterator
 
+from s3pool.body import CHECKSUM_PREFIX
 from s3pool.cli.context import Context
 from s3pool.cli.formats import Record, prefix_record, version_record
 from s3pool.cli.output import escape
-from s3pool.cli.parser import switch, text_flag
+from s3pool.cli.parser import Command, seconds, switch, text_flag
+from s3pool.config.options import Config, Setting
 from s3pool.dialect import is_of_transport
-from s3pool.errors import NotFoundError, S3Error, UsageError
+from s3pool.endpoint import Endpoint
+from s3pool.errors import ConfigError, NotFoundError, S3Error, UsageError
 from s3pool.location import S3Path
-from s3pool.model import ObjectHead, ObjectInfo
+from s3pool.model import ObjectHead, ObjectInfo, format_iso_time
+from s3pool.s3.requests import METADATA_PREFIX
 from s3pool.units import format_size_long
-
-EXAMPLES = ("stat s3/photos/a.jpg", "stat s3/photos")
 
 # Headers that the labelled block shows in words of its own.
 SHOWN = frozenset(("content-type", "etag", "last-modified", "x-amz-storage-class", "x-amz-version-id"))
-METADATA_PREFIX = "x-amz-meta-"
-CHECKSUM_PREFIX = "x-amz-checksum-"
 # What these headers are to people; the record has them under the same names.
 LABELS = {
     "x-amz-tagging-count": "Tags",
@@ -34,18 +34,20 @@ FACTS = ("size", "last_modified", "etag", "storage_class", "content_type", "vers
 PARTS = re.compile("[0-9a-f]{32}-([1-9][0-9]{0,4})")  # the ETag of an upload in parts
 COUNT = re.compile("[0-9]{1,9}")  # what a server says may have any length
 
+MAX_EXPIRES_S = 7 * 86400  # SigV4's own ceiling (X-Amz-Expires)
+MIN_EXPIRES_S = 1
+
 Block = list[tuple[str, str]]  # labels and values, in the order of the lines
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the operands and flags of stat."""
+def _add_stat_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("paths", nargs="+", metavar="PATH", help="s3/BUCKET/KEY, s3/BUCKET/PREFIX/ or s3/BUCKET")
     switch(parser, "--versions", help="every version and delete marker of the key")
     text_flag(parser, "--version-id", "ID", help="one version of the key")
     switch(parser, "--all", help="its settings too, such as tags; one more request for each")
 
 
-def run(args: argparse.Namespace, ctx: Context) -> int:
+def _stat(args: argparse.Namespace, ctx: Context) -> int:
     """Show each operand; one that is missing is reported and the rest goes on."""
     paths = [ctx.s3(text) for text in args.paths]
     if any(path.is_root for path in paths):
@@ -192,3 +194,72 @@ def _version_block(path: S3Path, info: ObjectInfo) -> Block:
     if not info.is_delete_marker:
         block += [("Size", format_size_long(info.size)), ("ETag", info.etag), ("Storage Class", info.storage_class)]
     return block
+
+
+def _add_presign_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("paths", nargs="+", metavar="PATH", help="s3/BUCKET/KEY; it need not exist")
+    parser.add_argument(
+        "--expires", type=seconds, default=float(MAX_EXPIRES_S), metavar="TIME", help="how long it works: 15m, 12h (7d)"
+    )
+    parser.add_argument(
+        "--method", choices=("GET", "PUT", "HEAD", "DELETE"), default="GET", help="what it may do (GET)"
+    )
+    text_flag(parser, "--version-id", "ID", help="one version of the key")
+    parser.add_argument(
+        "--url",
+        metavar="URL",
+        help="scheme and host of the URL, such as a balancer's (S3POOL_PUBLIC_URL; a node that answers)",
+    )
+
+
+def _presign(args: argparse.Namespace, ctx: Context) -> int:
+    """Print one URL for each operand; the nodes of a pool are asked for a sign of life."""
+    if not MIN_EXPIRES_S <= args.expires <= MAX_EXPIRES_S:
+        raise UsageError("--expires must be between 1s and 7d: S3 accepts nothing longer")
+    paths = [ctx.s3_object(text) for text in args.paths]
+    if not ctx.config.sign:
+        raise ConfigError("presigning needs credentials: --no-sign-request excludes it")
+    given = Config.public_url.read(Setting(args.url, "--url")) if args.url is not None else None
+    endpoint = given or _endpoint_of_urls(ctx)
+    for path in paths:
+        now = ctx.now()
+        request = ctx.client.request_for_presign(args.method, path.bucket, path.key, version_id=args.version_id)
+        url = ctx.session.signer.presign(request, endpoint, now, expires_s=int(args.expires))
+        expires = format_iso_time(int(now) + int(args.expires))
+        ctx.out.result(url, {"type": "presigned", "url": url, "expires": expires})
+    return 0
+
+
+def presigned(path: S3Path, ctx: Context, *, now: float) -> str:
+    """Return the URL of an object, presigned for the longest time; unsigned where nothing is signed."""
+    request = ctx.client.request_for_presign("GET", path.bucket, path.key)
+    endpoint = ctx.config.public_url or ctx.session.answering_endpoint() or ctx.session.nodes[0].endpoint
+    if not ctx.config.sign:
+        return f"{endpoint.scheme}://{request.host_header(endpoint)}{request.target}"
+    return ctx.session.signer.presign(request, endpoint, now, expires_s=MAX_EXPIRES_S)
+
+
+def _endpoint_of_urls(ctx: Context) -> Endpoint:
+    """Return the public endpoint, or a node that answers, with a note that the URL depends on that node."""
+    if ctx.config.public_url is not None:
+        return ctx.config.public_url
+    nodes = ctx.session.nodes
+    names = {node.endpoint.netloc for node in nodes}
+    if len(names) == 1:
+        return nodes[0].endpoint
+    found = ctx.session.answering_endpoint()
+    if found is None:
+        ctx.out.warn(f"none of the {len(nodes)} endpoints answers; the URL names the first, {nodes[0].endpoint}")
+        return nodes[0].endpoint
+    ctx.out.remark(f"the URL names {found}, one of {len(names)} endpoints; for a name that outlives it, give --url")
+    return found
+
+
+COMMANDS = {
+    "stat": Command(("stat s3/photos/a.jpg", "stat s3/photos"), _add_stat_flags, _stat),
+    "presign": Command(
+        ("presign --expires 7d s3/photos/a.jpg", "presign --method PUT s3/photos/new.jpg"),
+        _add_presign_flags,
+        _presign,
+    ),
+}

@@ -1,4 +1,4 @@
-"""The entry point: parse the command line, run the command, return an exit code."""
+"""The entry point: parse the command line, run the command, tell of it on stderr, return an exit code."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
+from typing import TYPE_CHECKING, TextIO
 
 from s3pool import __version__
 from s3pool.cli import output
@@ -16,10 +17,13 @@ from s3pool.errors import S3PoolError, UsageError, signals_raise
 
 if TYPE_CHECKING:
     import argparse
+    import logging
 
     from s3pool.cli.context import Context
     from s3pool.cli.progress import Part
     from s3pool.config.options import Config
+    from s3pool.pool.node import EndpointStats
+    from s3pool.s3.buckets import ListingStats
 
 DEFAULT_LOG_LEVEL = "warning"
 STANDARD_DESCRIPTORS = (0, 1, 2)
@@ -29,6 +33,11 @@ SIGNALS = (
     (signal.SIGINT, KeyboardInterrupt),
 )
 COLLECT_AFTER = 10_000  # new objects; loading modules makes many objects and no garbage
+LOG_ROOT = "s3pool"  # every logger of the program is below this one
+OTHER_WORDS = {"trace": "debug", "warn": "warning"}
+STATS_HEADER = ("endpoint", "tries", "failed", "slow", "again", "sent", "got", "ms", "circuit")
+STATS_COUNTS = ("requests", "failures", "throttled", "retries", "hedges", "ejections", "bytes_sent", "bytes_received")
+STATS_NUMBERS = frozenset(range(1, 8))
 KEPT_BYTES = 2 << 20  # more than one listing page needs, from the response to the lines
 
 
@@ -204,8 +213,6 @@ def _print_stats(args: argparse.Namespace, ctx: Context) -> None:
         return
     if not ctx.opened_sessions or not getattr(args, "stats", False):
         return
-    from s3pool.cli.logs import print_list_stats, print_stats
-
     try:
         print_stats(ctx.endpoint_stats(), ctx.out)
         print_list_stats([session.client.lists for session in ctx.opened_sessions], ctx.out)
@@ -256,11 +263,9 @@ def _output_for(args: argparse.Namespace) -> Output:
 
 
 def _set_up_logs(args: argparse.Namespace, out: Output) -> None:
-    from s3pool.cli import logs
-
     given = vars(args)
     as_json = given.get("log_format", "json" if out.json else "text") == "json"
-    logs.set_up(sys.stderr, level=_flag_level(given) or DEFAULT_LOG_LEVEL, json=as_json, pause=out.paused)
+    set_up_logs(sys.stderr, level=_flag_level(given) or DEFAULT_LOG_LEVEL, as_json=as_json, pause=out.paused)
 
 
 def _flag_level(given: Mapping[str, object]) -> str:
@@ -273,6 +278,98 @@ def _flag_level(given: Mapping[str, object]) -> str:
 
 def _follow_config(args: argparse.Namespace, config: Config) -> None:
     if not _flag_level(vars(args)):
-        from s3pool.cli import logs
+        _set_log_level(config.log_level)
 
-        logs.set_level(config.log_level)
+
+def set_up_logs(
+    stream: TextIO | None, *, level: str, as_json: bool, pause: Callable[[], AbstractContextManager[None]] = nullcontext
+) -> None:
+    """Send the program's log lines to a stream, each in a pause of the bars, and to no other."""
+    import logging
+
+    def emit(record: logging.LogRecord) -> None:
+        # Where stderr is closed, the exit code still tells of errors.
+        with suppress(OSError, ValueError), pause():
+            if stream is not None:
+                stream.write(f"{_log_line(record, as_json=as_json)}\n")
+                stream.flush()
+
+    logger, handler = logging.getLogger(LOG_ROOT), logging.Handler()
+    handler.emit = emit  # type: ignore[method-assign]
+    logger.propagate, logger.handlers = False, [handler]
+    _set_log_level(level)
+
+
+def _set_log_level(level: str) -> None:
+    """Choose the least severe level that is shown: debug (or trace), info, warning (or warn), error."""
+    import logging
+
+    logging.getLogger(LOG_ROOT).setLevel(OTHER_WORDS.get(level.lower(), level).upper())
+
+
+def _log_line(record: logging.LogRecord, *, as_json: bool) -> str:
+    """Return a line of text with control characters made visible, or one object with time and logger."""
+    import logging
+
+    message, level = record.getMessage(), record.levelname.lower()
+    traceback = logging.Formatter().formatException(record.exc_info) if record.exc_info else ""
+    if not as_json:
+        return "\n".join(filter(None, (f"s3pool: {level}: {output.escape(message)}", traceback)))
+    import json
+
+    from s3pool.model import format_iso_time
+
+    fields = {"type": "log", "time": format_iso_time(record.created), "level": level, "logger": record.name}
+    return json.dumps({**fields, "message": message, **({"traceback": traceback} if traceback else {})})
+
+
+def _mean_ms(row: EndpointStats) -> float:
+    """Return the mean time to an answer in milliseconds, 0 when none was timed."""
+    return round(row.seconds / row.timed * 1000, 1) if row.timed else 0.0
+
+
+def _stats_record(row: EndpointStats) -> dict[str, object]:
+    """Return the JSON object of one endpoint's counts."""
+    return {
+        "type": "stats",
+        "endpoint": str(row.endpoint),
+        **{name: getattr(row, name) for name in STATS_COUNTS},
+        "mean_ms": _mean_ms(row),
+        "state": row.state,
+        "failure_kinds": dict(row.failure_kinds),
+        "last_error": row.last_error,
+    }
+
+
+def print_stats(rows: Sequence[EndpointStats], out: Output) -> None:
+    """Write the counts of all endpoints to stderr: a table and the failures, or JSON lines."""
+    if out.json:
+        for row in rows:
+            out.tell(out.encode(_stats_record(row)))
+        return
+    from s3pool.cli.formats import table
+    from s3pool.units import format_size
+
+    cells = []
+    for row in rows:  # a line fits 80 columns with usual URLs
+        counts = map(str, (row.requests, row.failures, row.throttled, row.retries))
+        sizes = (format_size(row.bytes_sent), format_size(row.bytes_received))
+        cells.append((str(row.endpoint), *counts, *sizes, f"{_mean_ms(row):.1f}", row.state))
+    for line in table(STATS_HEADER, cells, right=STATS_NUMBERS):
+        out.tell(out.escape(line))
+    for row in rows:
+        if kinds := ", ".join(f"{count} x {kind}" for kind, count in sorted(row.failure_kinds.items())):
+            out.tell(out.escape(f"{row.endpoint} failed: {kinds}; last: {row.last_error}"))
+
+
+def print_list_stats(counts: Sequence[ListingStats], out: Output) -> None:
+    """Write the names and requests of the listings to stderr; nothing without a listing."""
+    requests = sum(count.requests for count in counts)
+    names, extra = sum(count.names for count in counts), sum(count.extra for count in counts)
+    if not requests:
+        return
+    if out.json:
+        fields = {"type": "list_stats", "names": names, "requests": requests, "extra_requests": extra}
+        out.tell(out.encode(fields))
+        return
+    out.tell(f"listings: names {names}, requests {requests}, extra requests {extra}")

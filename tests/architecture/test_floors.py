@@ -140,7 +140,7 @@ INNER_FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
     "speedtest": (("measure",), ("bench",)),
     "cli": (
         ("output", "parser", "progress", "header_flags"),
-        ("context", "formats", "logs"),
+        ("context", "formats"),
         ("selection",),
         ("search", "transfers"),
         ("commands",),

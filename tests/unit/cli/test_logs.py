@@ -9,13 +9,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from s3pool.cli import logs
+from s3pool.cli.main import LOG_ROOT, set_up_logs
 
 
 @pytest.fixture(autouse=True)
 def logger() -> Iterator[logging.Logger]:
     """Give the program's logger, and leave it as it was."""
-    logger = logging.getLogger(logs.ROOT)
+    logger = logging.getLogger(LOG_ROOT)
     handlers, level, propagate = logger.handlers[:], logger.level, logger.propagate
     yield logger
     logger.handlers[:], logger.propagate = handlers, propagate
@@ -26,7 +26,7 @@ def test_text_lines_show_level_and_escape(logger: logging.Logger) -> None:
     """One line each, whatever a server put into the message."""
     stream = io.StringIO()
 
-    logs.set_up(stream, level="info", json=False)
+    set_up_logs(stream, level="info", as_json=False)
     logger.getChild("pool").warning("a\nb %s", "x")
     logger.getChild("pool").debug("hidden")
 
@@ -37,7 +37,7 @@ def test_json_lines_hold_the_traceback(logger: logging.Logger) -> None:
     """One object a line, for collectors."""
     stream = io.StringIO()
 
-    logs.set_up(stream, level="debug", json=True)
+    set_up_logs(stream, level="debug", as_json=True)
     try:
         raise ZeroDivisionError("bug")
     except ZeroDivisionError as exc:
@@ -53,7 +53,7 @@ def test_closed_stream_loses_the_line(logger: logging.Logger, capsys: pytest.Cap
     stream = io.StringIO()
     stream.close()
 
-    logs.set_up(stream, level="info", json=False)
+    set_up_logs(stream, level="info", as_json=False)
     logger.warning("lost")
 
     # logging tells of its own failures on stderr instead of raising them.
@@ -62,7 +62,7 @@ def test_closed_stream_loses_the_line(logger: logging.Logger, capsys: pytest.Cap
 
 def test_without_stderr_nothing_is_written(logger: logging.Logger, capsys: pytest.CaptureFixture[str]) -> None:
     """Not even by logging's own last resort."""
-    logs.set_up(None, level="info", json=False)
+    set_up_logs(None, level="info", as_json=False)
 
     logger.warning("lost")
 

@@ -17,7 +17,7 @@ from s3pool.cli.commands.speedtest import (
     format_throughput,
 )
 from s3pool.cli.formats import table
-from s3pool.cli.logs import print_stats
+from s3pool.cli.main import print_stats
 from s3pool.cli.output import Output
 from s3pool.pool.node import EndpointStats
 

@@ -74,10 +74,11 @@ class SourceTasks:
         self._target_client = target_client or client
         self._source_trees: dict[str, str] = {}  # where sources lie below the target, and how they are called
         self._target_trees: dict[str, str] = {}  # where the target lies below a wildcard's directory
-        places = (*sources, target)
-        *self._sources, self._target = (place for place in places if not isinstance(place, StdStream))
-        if len(self._sources) + 1 < len(places):
+        ends = (*sources, target)
+        places = [end for end in ends if not isinstance(end, StdStream)]
+        if len(places) < len(ends):
             raise UsageError("- stands for one stream; it goes with one source and one target, without -r")
+        *self._sources, self._target = places
         if len(self._sources) > 1:
             self._target = self._target.join("")  # a directory
         self._rules = rules

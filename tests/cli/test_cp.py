@@ -173,6 +173,17 @@ def test_standard_streams(cli: Cli, fake: FakeS3) -> None:
     assert (0, b"piped") == (down.code, down.stdout)
 
 
+@pytest.mark.parametrize(
+    "words", ["-r - s3/b/p", "-r - -", "- - -", "--files-from names - s3/b", "--files-from names - -"]
+)
+def test_a_stream_goes_with_one_source_and_one_target(cli: Cli, fake: FakeS3, words: str) -> None:
+    """There are no names in a stream to choose from."""
+    result = cli("cp", *words.split())
+
+    error = "s3pool: error: - stands for one stream; it goes with one source and one target, without -r\n"
+    assert (2, "", error) == (result.code, result.out, result.err)
+
+
 def test_pipes_are_read_and_devices_written(cli: Cli, work: Path, fake: FakeS3) -> None:
     """A device must not be replaced by a file."""
     fake.store.add("b", "k", b"content")

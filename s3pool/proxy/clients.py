@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import calendar
 import ipaddress
+import logging
 import re
 import socket
 import struct
@@ -12,15 +13,19 @@ from collections.abc import Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import cast
 
+from s3pool.config.files import parse_yaml, read_source
+from s3pool.config.options import Config
 from s3pool.errors import ConfigError
 from s3pool.model import Credentials
 from s3pool.proxy.errors import forbidden
 from s3pool.proxy.limits import BucketLimits, Limits, Rule, read_bucket_limits, read_limits, rules_of
 from s3pool.proxy.operations import S3Operation
 from s3pool.proxy.request import RequestHead
-from s3pool.proxy.settings import Network
+from s3pool.proxy.settings import Network, ProxySettings
 from s3pool.record import dataclass, field
 from s3pool.s3.signing import KeyProvider
+
+logger = logging.getLogger(__name__)
 
 KEYS = frozenset({"access_key", "secret_key", "buckets", "read_only", "backend", "expires", "limits", "bucket_limits"})
 # What any node takes for the same bucket; RGW reads :b and tenant:b as other ones.
@@ -71,6 +76,31 @@ class Client:
         return BUCKET_NAME.fullmatch(bucket) is not None and any(fnmatchcase(bucket, glob) for glob in self.buckets)
 
 
+def load_clients(
+    config: Config, settings: ProxySettings, pool: Credentials | KeyProvider | None
+) -> tuple[Mapping[str, Client], BucketLimits]:
+    """Return all clients by access key, the pool's own pair among them, and buckets' limits. Raises ConfigError."""
+    own = config.credentials
+    clients: dict[str, Client] = {}
+    if own is not None:  # the pool's pair is a client's as well, so that both sides can share one environment
+        clients[own.access_key] = Client(own.access_key, own.secret_key, own.session_token, pool or own)
+    clients |= read_clients(settings.clients, pool, where="proxy.clients")
+    limits = read_bucket_limits(settings.bucket_limits, "proxy.bucket_limits")
+    if settings.clients_file:
+        source = read_source(settings.clients_file, named_by="--clients")
+        for warning in source.secrecy_warnings():
+            logger.warning("%s", warning)
+        document = parse_yaml(source)
+        unknown = sorted(document.keys() - {"clients", "bucket_limits"})
+        if unknown:
+            raise ConfigError(
+                f"{settings.clients_file}: unknown key {unknown[0]}; it holds a list named clients, and bucket_limits"
+            )
+        limits += read_bucket_limits(document.get("bucket_limits"), f"{settings.clients_file}: bucket_limits")
+        clients |= read_clients(document.get("clients"), pool, where=settings.clients_file)
+    return clients, limits
+
+
 def read_clients(entries: object, pool: Credentials | KeyProvider | None, *, where: str) -> dict[str, Client]:
     """Read a list of clients in YAML, by access key. Raises ConfigError: an entry is unfit; secrets are not shown."""
     if entries is None:
@@ -84,11 +114,6 @@ def read_clients(entries: object, pool: Credentials | KeyProvider | None, *, whe
             raise ConfigError(f"{where}: client {number}: the access key {client.access_key} is there twice")
         clients[client.access_key] = client
     return clients
-
-
-def pool_client(pair: Credentials, signs: Credentials | KeyProvider) -> Client:
-    """Return the pool's own key pair as a client, so that both sides can share one environment."""
-    return Client(pair.access_key, pair.secret_key, pair.session_token, signs)
 
 
 def _read_client(entry: object, pool: Credentials | KeyProvider | None, *, where: str) -> Client:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from s3pool.body import BytesBody
 from s3pool.model import UNSIGNED_PAYLOAD, Credentials, Endpoint, Response
 from s3pool.pool.exchange import NeedsThread
+from s3pool.pool.node import OPEN as TRIPPED
 from s3pool.proxy import auth, conditions, forms, forward, operations
 from s3pool.proxy.auth import Admitted
 from s3pool.proxy.auth_v2 import not_accepted, verify_v2
@@ -100,6 +101,12 @@ class Gateway:
         self._via_line = f"Via: 1.1 {self.name}\r\n"
         self._mute_server = ""  # the Server field of nodes that do not tell what they are
         self._origins: dict[str, str] = {}  # what nodes are told of a client, by its address
+
+    @property
+    def is_ready(self) -> bool:
+        """Return whether a node is there that would take a request."""
+        nodes = (node for node in self.forwarder.transport.balancer.nodes if not node.is_draining)
+        return any(node.breaker.state != TRIPPED or node.breaker.is_trial_due() for node in nodes)
 
     def rules_for(self, client: Client | None, bucket: str) -> tuple[Rule, ...]:
         """Return the limits that hold for a request."""

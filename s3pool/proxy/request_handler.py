@@ -24,7 +24,6 @@ from s3pool.proxy.limits import Rule, Ticket
 from s3pool.proxy.metrics import AccessLog, Metrics
 from s3pool.proxy.relay import WHOLE_BYTES, Relay, answer_head
 from s3pool.proxy.request import CLIENT_GONE, Index, RequestHead, RequestRecord, parse_head
-from s3pool.proxy.service import is_ready
 from s3pool.proxy.stream import ClientStream
 from s3pool.s3.documents import parse_error
 
@@ -303,7 +302,7 @@ class RequestHandler:
         """Answer a question about this process's health; MinIO's ask for a usable node, too, but for /live."""
         self.record.op = "Health"
         asks_for_nodes = head.path in MINIO_HEALTH_PATHS and not head.path.endswith("/live")
-        if asks_for_nodes and not is_ready(self._gateway.forwarder.transport.balancer.nodes):
+        if asks_for_nodes and not self._gateway.is_ready:
             raise S3ErrorResponse(503, "ServiceUnavailable", "no endpoint is usable")
         if self._host.is_draining:
             raise S3ErrorResponse(503, "ServiceUnavailable", "this proxy is going out of service", closes=True)

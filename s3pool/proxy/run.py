@@ -1,41 +1,249 @@
-"""The life of one proxy process: start, serve, reload on SIGHUP, drain on SIGTERM."""
+"""One proxy process: the gateway with its nodes, put together from the configuration, and the listeners before it."""
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import os
-import signal
+import resource
 import ssl
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from types import FrameType
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from s3pool import __version__
-from s3pool.config.options import Config
-from s3pool.errors import S3PoolError
+from s3pool.config.options import DEFAULT_ORIGIN, Config
+from s3pool.dialect import HABITS, MINIO_NAME, RGW_NAME
+from s3pool.errors import ConfigError, S3PoolError
+from s3pool.model import Endpoint, Request
+from s3pool.pool.health import HealthChecker, ProbePlan
+from s3pool.pool.node import CLOSED, HALF_OPEN, Node
+from s3pool.pool.retry import RetryPolicy
+from s3pool.pool.transport import Transport
 from s3pool.proxy.admin import AdminActions, AdminServer, admin_rules
-from s3pool.proxy.limits import RateMeter
+from s3pool.proxy.clients import load_clients
+from s3pool.proxy.forward import Forwarder, head_of
+from s3pool.proxy.gateway import OPEN, VERIFY, Gateway
+from s3pool.proxy.limits import FairSlots, RateMeter
 from s3pool.proxy.metrics import AccessLog, Metrics, PoolHistory, gauges, limit_log
 from s3pool.proxy.server import ProxyServer, server_context
-from s3pool.proxy.service import OpenGateway, is_ready, open_gateway, raise_limit
-from s3pool.proxy.settings import OFF, Address, ProxySettings
+from s3pool.proxy.settings import DEFAULT_TRIES, OFF, Address, ProxySettings
+from s3pool.record import dataclass, replace
+from s3pool.session import Session, keys_of, open_session, proxy_hint
 
 logger = logging.getLogger(__name__)
 
 Record = dict[str, Any]
 LoadConfig = Callable[[], "tuple[Config, ProxySettings]"]
-WAKE_S = 0.5
-SAME_WISH_S = 1.0
 ACCEPT_POLL_S = 0.1  # how soon accepting ends when it is told to
 # Each thread that waits for the interpreter wakes up this often. There may be hundreds, and
 # they need not: whoever has it gives it away at its next send or receive.
 SWITCH_INTERVAL_S = 0.05
 COLLECT_AFTER = 10_000  # new objects; requests leave no cycles behind, so there is little to find
+OWN = 64  # listeners, logs, probes, the admin page, and answers to those that are turned away
+PER_SLOT = 3  # a connection to a node and a pipe
+SLOT_PART = 8  # of the descriptors, at least so many for each place at a node
+CLIENT_PATIENCE_S = 20.0  # no further attempt starts later than this after a request's first
+SLOW_PATIENCE = 10.0  # times that, where the client itself expects minutes
+# Paths that answer for one node's health alone.
+NAMED_PATHS = {"minio": HABITS[MINIO_NAME].health_path, "rgw": HABITS[RGW_NAME].health_path}
+COUNTED = (
+    *("endpoint", "state", "ejections", "hedges", "requests", "failures", "failure_kinds", "throttled", "retries"),
+    *("bytes_sent", "bytes_received", "last_error"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenGateway:
+    """A gateway with its session and health checker."""
+
+    gateway: Gateway
+    session: Session
+    checker: HealthChecker
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        """Return the nodes."""
+        return self.session.nodes
+
+    def find(self, url: str) -> list[Node]:
+        """Return the nodes that a URL, host:port, or an address that was found for a name, names."""
+        name = url.rstrip("/")
+        named = [(node, (node.endpoint.url, node.endpoint.netloc, node.endpoint.address)) for node in self.nodes]
+        return [node for node, names in named if name and name in names]
+
+    def tend(self) -> None:
+        """Do what is due for the nodes, in a process that does not probe them."""
+        if self.session.keeper is not None:
+            self.session.keeper.tend()
+
+    def stats(self) -> dict[str, Any]:
+        """Return what bodies take, what is tried again, and everything about the nodes, ready for JSON."""
+        loader, skews = self.gateway.loader, self.checker.clock_offsets_s
+        return {
+            "replay_memory": {"used": loader.budget.used, "size": loader.budget.size},
+            "spool": {"used": loader.disk.used, "size": loader.disk.size},
+            "retrying": self.gateway.forwarder.budget.retrying,
+            "endpoints": [_node_record(node, skews) for node in self.nodes],
+        }
+
+    def close(self) -> None:
+        """Stop watching the nodes, and close all connections."""
+        self.checker.stop()
+        self.session.close()
+
+
+def open_gateway(config: Config, settings: ProxySettings, meter: RateMeter | None = None) -> OpenGateway:
+    """Build a gateway without connecting; ``meter`` counts limits. Raises ConfigError: a setting is unfit."""
+    pool = keys_of(config)
+    clients, bucket_limits = load_clients(config, settings, pool)
+    if settings.auth == VERIFY and not clients and settings.anonymous == "deny":
+        raise ConfigError(
+            "nobody could enter: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, give --clients FILE, "
+            "or choose --auth passthrough"
+        )
+    if settings.auth == OPEN:
+        config.require_credentials()
+        if callable(pool):
+            pool()  # where it gives no keys, nobody could be served: better known now
+    session = open_session(_pool_config(config, settings), slot_wait_s=settings.slot_wait, keeps_warm=True)
+    forwarder = _forwarder(session, settings)
+    gateway = Gateway(
+        settings, forwarder, clients=clients, pool=pool, region=config.region, meter=meter, bucket_limits=bucket_limits
+    )
+    forwarder.transport.adopt_region = gateway.adopt_region
+    interval_s = settings.probe_interval or session.config.health_interval_s
+    plan = probe_plan(settings)
+    checker = HealthChecker(session.nodes, keeper=session.keeper, interval_s=interval_s, plan=plan)
+    return OpenGateway(gateway, session, checker)
+
+
+def _forwarder(session: Session, settings: ProxySettings) -> Forwarder:
+    timeout_s = session.config.read_timeout_s
+    slots = slots_within(sum(node.connections.settings.max_connections - 1 for node in session.nodes))
+    transport = Transport(
+        session.transport.balancer,
+        session.signer.sign,
+        policy=ProxyPolicy(retries=_retries(session.config, settings), deadline_s=CLIENT_PATIENCE_S),
+        read_timeout_s=timeout_s,
+        patience_s=session.config.connect_timeout_s,
+        head=head_of,
+        on_end=(lambda _attempt: None) if settings.tracing else None,
+    )
+    transport.unreachable_hint = proxy_hint(session.config)
+    return Forwarder(
+        transport,
+        retry_share=settings.retry_budget,
+        timeout_factor=settings.slow_op_timeout / timeout_s,
+        slots=FairSlots(slots),
+        body_slots=clients_within(settings.max_clients, slots),
+        is_plain=not session.config.is_limited and all(node.endpoint.scheme == "http" for node in session.nodes),
+    )
+
+
+def _retries(config: Config, settings: ProxySettings) -> int:
+    """Return the attempts after the first: the proxy's own number, or --retries where it is set."""
+    if settings.tries is None and config.origins.get("retries", DEFAULT_ORIGIN) != DEFAULT_ORIGIN:
+        return config.retries
+    return (settings.tries or DEFAULT_TRIES) - 1
+
+
+class ProxyPolicy(RetryPolicy):
+    """The pool's policy with a client's patience, which does not grow with a node's timeouts."""
+
+    def deadline_for(self, request: Request) -> float:
+        """Return the seconds after which no further attempt of this request starts."""
+        return self.deadline_s * (SLOW_PATIENCE if request.timeout_factor > 1.0 else 1.0)
+
+
+def _pool_config(config: Config, settings: ProxySettings) -> Config:
+    """Return the pool's configuration; it signs nothing itself, the gateway's signers do."""
+    tiers = enumerate(settings.tiers)
+    endpoints = tuple(replace(endpoint, tier=number) for number, tier in tiers for endpoint in tier)
+    return config.replace(
+        endpoints=endpoints or config.endpoints,
+        sticky=settings.sticky or config.sticky,
+        sign=False,
+        tracing=False,  # what is sent for a client is in its trace
+        read_timeout_s=settings.ttfb_timeout or config.read_timeout_s,
+        max_idle_time_s=settings.backend_idle or config.max_idle_time_s,
+    )
+
+
+def probe_plan(settings: ProxySettings) -> ProbePlan:
+    """Return the health probe, and how many results change a node's state."""
+    words = settings.probe
+    path = words if words.startswith("/") else NAMED_PATHS.get(words, "")
+    return ProbePlan(
+        path=path,
+        adapts=words == "auto",
+        connects_only=words == "tcp",
+        timeout_s=settings.probe_timeout,
+        rise=settings.rise,
+        fall=settings.fall,
+    )
+
+
+def _node_record(node: Node, skews: Mapping[Endpoint, float]) -> dict[str, Any]:
+    """Return everything about one endpoint, ready for JSON."""
+    stats = node.counters.snapshot(node.endpoint.url, node.breaker.state, node.breaker.ejections)
+    return {
+        **{name: getattr(stats, name) for name in COUNTED},
+        "health": _health(node),
+        "drained": node.is_draining,
+        "tier": node.priority,
+        "zone": node.endpoint.zone,
+        "weight": node.endpoint.weight,
+        "in_flight": node.in_flight,
+        "latency_ms": round(node.latency_s * 1000, 3),
+        "answers": stats.timed,
+        "answer_seconds": round(stats.seconds, 6),
+        "connections": node.connections.counts.snapshot(),
+        "clock_skew_s": skews.get(node.endpoint),
+    }
+
+
+def _health(node: Node) -> str:
+    """Return the state of a node in a word that people use."""
+    if node.is_draining:
+        return "draining" if node.in_flight else "drained"
+    if node.breaker.state == CLOSED:
+        return "up"
+    return "avoided" if node.breaker.state == HALF_OPEN or node.breaker.is_invited else "down"
+
+
+def raise_limit() -> None:
+    """Let this process have as many descriptors as the system allows."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def slots_within(wanted: int) -> int:
+    """Return how many requests may be at work on nodes, of those that the nodes' connections allow."""
+    return max(min(wanted, (_limit() - OWN) // SLOT_PART), 1)
+
+
+def clients_within(wanted: int, slots: int) -> int:
+    """Return the maximum of client connections, beside the descriptors of those slots."""
+    return max(min(wanted, _limit() - OWN - PER_SLOT * slots), 1)
+
+
+def _limit() -> int:
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return 1 << 20 if soft == resource.RLIM_INFINITY else soft
+
+
+def tune_interpreter() -> None:
+    """Fit the whole process to many threads that mostly wait; for processes that do nothing else."""
+    limit_log()
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    gc.collect()
+    gc.freeze()  # what is there now stays to the end
+    gc.set_threshold(COLLECT_AFTER)
 
 
 class Proxy:
@@ -102,25 +310,6 @@ class Proxy:
         if self.admin is not None:
             self.admin.start()
 
-    def live(self, signals: Signals, *, each_turn: Callable[[], None] = lambda: None) -> bool:
-        """Serve until a signal ends it; True when every request could finish. ``each_turn`` comes twice a second."""
-        each_turn()
-        while not signals.stops:
-            signals.wait()
-            each_turn()
-            if self.admin is not None:
-                self.history.tick(self.stats)
-            if signals.reloads:
-                signals.reloads = 0
-                self.reload()
-        logger.info("draining: %d connections", self.connections)
-
-        def is_urgent() -> bool:
-            each_turn()
-            return signals.stops > 1
-
-        return self.drain(is_urgent=is_urgent)
-
     @property
     def connections(self) -> int:
         """Return the number of S3 clients' open connections."""
@@ -179,7 +368,7 @@ class Proxy:
     def _desk(self) -> AdminActions:
         return AdminActions(
             is_draining=lambda: self.is_draining,
-            is_ready=lambda: is_ready(self.opened.nodes),
+            is_ready=lambda: self.opened.gateway.is_ready,
             metrics=self._render_metrics,
             stats=self.stats,
             set_drained=self.set_drained,
@@ -211,82 +400,3 @@ class Proxy:
         for node in nodes:
             node.is_draining = drained
         return len(nodes)
-
-
-class Signals:
-    """Signals that the process received."""
-
-    def __init__(self) -> None:
-        self.stops = 0
-        self.reloads = 0
-        self.stopped_by = 0  # the first signal that asked for the end
-        # Free once somebody woke. An Event's set() inside its wait() would wait for ever, and so may the get() of a
-        # SimpleQueue that a signal interrupts as its time ends (CPython 3.11).
-        self._woken = threading.Lock()
-        self._woken.acquire()
-        self._last_stop = 0.0
-
-    def on_signal(self, number: int, _frame: FrameType | None) -> None:
-        """Note a signal; the work is done by the main thread."""
-        if number == signal.SIGHUP:
-            self.reloads += 1
-        else:
-            # Terminals and service managers signal a whole group, and a parent passes its signal
-            # on: copies of one wish arrive together, and only a later one means "now".
-            moment = time.monotonic()
-            self.stopped_by = self.stopped_by or number
-            self.stops += not self.stops or moment - self._last_stop > SAME_WISH_S
-            self._last_stop = moment
-        self.wake()
-
-    def wake(self) -> None:
-        """End the wait of the main thread."""
-        with suppress(RuntimeError):  # it is free already
-            self._woken.release()
-
-    @contextmanager
-    def installed(self) -> Iterator[None]:
-        """Receive SIGTERM, SIGINT and SIGHUP; puts the former handlers back."""
-        numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-        before = {number: signal.signal(number, self.on_signal) for number in numbers}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def wait(self, timeout_s: float = WAKE_S) -> None:
-        """Wait for a signal, for some seconds at most."""
-        self._woken.acquire(timeout=timeout_s)
-
-
-class End(NamedTuple):
-    """How serving ended: by which signal, and whether every request could finish."""
-
-    signal: int
-    is_clean: bool
-
-
-def tune_interpreter() -> None:
-    """Fit the whole process to many threads that mostly wait; for processes that do nothing else."""
-    limit_log()
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
-    gc.collect()
-    gc.freeze()  # what is there now stays to the end
-    gc.set_threshold(COLLECT_AFTER)
-
-
-def run_proxy(load: LoadConfig, *, announce: Callable[[Proxy], None]) -> End:
-    """Serve until a signal ends it. Raises ConfigError: the configuration does not allow to start."""
-    signals = Signals()
-    raise_limit()
-    with signals.installed():
-        proxy = Proxy(load)
-        try:
-            proxy.start()
-            tune_interpreter()
-            announce(proxy)
-            is_clean = proxy.live(signals)
-            return End(signals.stopped_by, is_clean)
-        finally:
-            proxy.close()

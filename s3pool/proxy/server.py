@@ -27,7 +27,6 @@ from s3pool.proxy.event_loop import IS_POSSIBLE, Connection, EventLoop, ThreadCa
 from s3pool.proxy.gateway import Gateway
 from s3pool.proxy.metrics import AccessLog, Metrics
 from s3pool.proxy.request import Index, RequestRecord
-from s3pool.proxy.service import clients_within
 from s3pool.proxy.settings import Address, ProxySettings
 from s3pool.proxy.stream import ClientStream
 
@@ -237,7 +236,7 @@ class ProxyServer(Listener):
         At the bound the longest idle one makes room.
         """
         limit = self.settings.max_per_client if is_limited else 0
-        most = clients_within(self.settings.max_clients, self.gateway.forwarder.slots.size)
+        most = self.gateway.forwarder.body_slots.size
         with self._lock:
             if limit and self._per_peer[peer] >= limit:
                 return None

@@ -1,11 +1,11 @@
-"""Several processes behind one port: a parent without threads, workers, and the admin.
+"""The life of the proxy's processes: start, serve, reload on SIGHUP, drain on SIGTERM; one alone, or several.
 
-The kernel spreads connections over the workers' listeners (SO_REUSEPORT). The parent only
-waits and passes signals on, so that it can start a process again whenever one dies.
+Several have one port, whose connections the kernel spreads over the workers' listeners (SO_REUSEPORT). Their parent has
+no threads: it only waits and passes signals on, so that it can start a process again whenever one dies.
 
-The processes notice each other's states in a directory of small JSON files. Workers put up what
-they count; the process with the admin listener adds it up, probes the nodes for all, and puts
-up which ones are drained or down. A file is replaced as a whole, so nobody reads half of one.
+They notice each other's states in a directory of small JSON files. Workers put up what they count; the process with the
+admin listener adds it up, probes the nodes for all, and puts up which ones are drained or down. A file is replaced as a
+whole, so nobody reads half of one.
 """
 
 from __future__ import annotations
@@ -18,17 +18,18 @@ import shutil
 import signal
 import socket
 import tempfile
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from types import FrameType
+from typing import Any, NamedTuple
 
 from s3pool.config.options import Config
 from s3pool.errors import ConfigError, S3PoolError
 from s3pool.pool.node import CLOSED, OPEN, Node
 from s3pool.proxy.limits import RateMeter
-from s3pool.proxy.run import End, LoadConfig, Proxy, Signals, tune_interpreter
-from s3pool.proxy.service import open_gateway, raise_limit
+from s3pool.proxy.run import LoadConfig, Proxy, open_gateway, raise_limit, tune_interpreter
 from s3pool.proxy.settings import Address, ProxySettings
 
 logger = logging.getLogger(__name__)
@@ -36,6 +37,8 @@ logger = logging.getLogger(__name__)
 MULTIPROCESS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 RESTART_PAUSE_S = 1.0  # a process that dies at once must not be started in a frenzy
 POLL_S = 0.2
+WAKE_S = 0.5
+SAME_WISH_S = 1.0
 READY_POLL_S = 0.02
 FAILED = 1
 
@@ -46,6 +49,96 @@ COUNTED = ("connections", "retrying")
 ROOMS = ("replay_memory", "spool")
 
 Record = dict[str, Any]
+
+
+class Signals:
+    """Signals that the process received."""
+
+    def __init__(self) -> None:
+        self.stops = 0
+        self.reloads = 0
+        self.stopped_by = 0  # the first signal that asked for the end
+        # Free once somebody woke. An Event's set() inside its wait() would wait for ever, and so may the get() of a
+        # SimpleQueue that a signal interrupts as its time ends (CPython 3.11).
+        self._woken = threading.Lock()
+        self._woken.acquire()
+        self._last_stop = 0.0
+
+    def on_signal(self, number: int, _frame: FrameType | None) -> None:
+        """Note a signal; the work is done by the main thread."""
+        if number == signal.SIGHUP:
+            self.reloads += 1
+        else:
+            # Terminals and service managers signal a whole group, and a parent passes its signal
+            # on: copies of one wish arrive together, and only a later one means "now".
+            moment = time.monotonic()
+            self.stopped_by = self.stopped_by or number
+            self.stops += not self.stops or moment - self._last_stop > SAME_WISH_S
+            self._last_stop = moment
+        self.wake()
+
+    def wake(self) -> None:
+        """End the wait of the main thread."""
+        with contextlib.suppress(RuntimeError):  # it is free already
+            self._woken.release()
+
+    @contextlib.contextmanager
+    def installed(self) -> Iterator[None]:
+        """Receive SIGTERM, SIGINT and SIGHUP; puts the former handlers back."""
+        numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+        before = {number: signal.signal(number, self.on_signal) for number in numbers}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def wait(self, timeout_s: float = WAKE_S) -> None:
+        """Wait for a signal, for some seconds at most."""
+        self._woken.acquire(timeout=timeout_s)
+
+
+class End(NamedTuple):
+    """How serving ended: by which signal, and whether every request could finish."""
+
+    signal: int
+    is_clean: bool
+
+
+def live(proxy: Proxy, signals: Signals, *, each_turn: Callable[[], None] = lambda: None) -> bool:
+    """Serve until a signal ends it; True when every request could finish. ``each_turn`` comes twice a second."""
+    each_turn()
+    while not signals.stops:
+        signals.wait()
+        each_turn()
+        if proxy.admin is not None:
+            proxy.history.tick(proxy.stats)
+        if signals.reloads:
+            signals.reloads = 0
+            proxy.reload()
+    logger.info("draining: %d connections", proxy.connections)
+
+    def is_urgent() -> bool:
+        each_turn()
+        return signals.stops > 1
+
+    return proxy.drain(is_urgent=is_urgent)
+
+
+def run_proxy(load: LoadConfig, *, announce: Callable[[Proxy], None]) -> End:
+    """Serve until a signal ends it. Raises ConfigError: the configuration does not allow to start."""
+    signals = Signals()
+    raise_limit()
+    with signals.installed():
+        proxy = Proxy(load)
+        try:
+            proxy.start()
+            tune_interpreter()
+            announce(proxy)
+            is_clean = live(proxy, signals)
+            return End(signals.stopped_by, is_clean)
+        finally:
+            proxy.close()
 
 
 class StateDirectory:
@@ -214,7 +307,7 @@ class Supervisor:
             proxy.start(probes=not number)
             if number:
                 tune_interpreter()
-            return proxy.live(self._signals, each_turn=act)
+            return live(proxy, self._signals, each_turn=act)
         finally:
             proxy.close()
 

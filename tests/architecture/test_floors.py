@@ -129,7 +129,7 @@ INNER_FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("bodies", "forms", "forward"),
         ("conditions",),
         ("gateway",),
-        ("service", "metrics"),
+        ("metrics",),
         ("request_handler",),
         ("event_loop",),
         ("server",),

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from s3pool.proxy.metrics import PoolHistory
+from s3pool.proxy.supervisor import live
 from tests.support import browser
 from tests.support.browser import Browser
 from tests.support.fake_s3 import FakeS3
@@ -48,7 +49,7 @@ def test_life_of_the_process_keeps_the_history(proxy: RunningProxy) -> None:
     turns = Turns(proxy)
     proxy.proxy.history = history = PoolHistory(lambda: turns.now)
 
-    proxy.proxy.live(turns)  # type: ignore[arg-type]
+    live(proxy.proxy, turns)  # type: ignore[arg-type]
 
     assert [1.0] * 3 == [value for _, value in history.points("", lambda grown, _: grown[0])]
 

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from s3pool.errors import ConfigError
-from s3pool.proxy import service
+from s3pool.proxy import run
 from s3pool.proxy.errors import S3ErrorResponse
 from s3pool.proxy.limits import Limits, RateMeter, Rule
 from tests.proxy.test_running import await_true, running
@@ -310,11 +310,11 @@ def test_limit_of_descriptors_is_raised_at_the_start(run_cli: CliRunner, fake: F
 def test_descriptors_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nodes, health and refusals have theirs, however many clients there are."""
     monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, 1024))
-    seats = service.slots_within(400)
-    clients = service.clients_within(5000, seats)
+    seats = run.slots_within(400)
+    clients = run.clients_within(5000, seats)
 
     assert 100 < seats < 130
-    assert clients + service.PER_SLOT * seats + service.OWN <= 1024
+    assert clients + run.PER_SLOT * seats + run.OWN <= 1024
     assert clients >= 500
 
 

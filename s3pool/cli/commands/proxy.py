@@ -14,8 +14,8 @@ from s3pool.proxy.settings import Address, ProxySettings, read_settings
 
 if TYPE_CHECKING:
     from s3pool.cli.context import Context
-    from s3pool.proxy.run import End, LoadConfig
-    from s3pool.proxy.supervisor import Supervisor
+    from s3pool.proxy.run import LoadConfig
+    from s3pool.proxy.supervisor import End, Supervisor
 
 EXAMPLES = ("proxy --listen 0.0.0.0:8000", "proxy --clients clients.yaml --processes 2")
 REPLACEMENTS = {
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
 
 
 def _serve(load: LoadConfig, ctx: Context) -> End:
-    from s3pool.proxy.run import run_proxy
+    from s3pool.proxy.supervisor import run_proxy
 
     return run_proxy(load, announce=lambda proxy: _announce(ctx, proxy.settings, proxy.address, proxy.admin_address))
 

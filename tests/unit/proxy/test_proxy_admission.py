@@ -15,12 +15,12 @@ from s3pool.model import UNSIGNED_PAYLOAD, Credentials, Endpoint
 from s3pool.proxy.auth import HEADER_V4, QUERY_V2, Caller, Verifier
 from s3pool.proxy.auth_v2 import verify_v2
 from s3pool.proxy.bodies import RequestBody
-from s3pool.proxy.clients import Client, pool_client
+from s3pool.proxy.clients import Client
 from s3pool.proxy.conditions import TTL_S, Versioning
 from s3pool.proxy.errors import S3ErrorResponse
 from s3pool.proxy.gateway import Gateway
 from s3pool.proxy.request import parse_head, read_target
-from s3pool.proxy.service import open_gateway
+from s3pool.proxy.run import open_gateway
 from s3pool.proxy.settings import ProxySettings
 from s3pool.s3.signing import Signer
 
@@ -129,7 +129,10 @@ def test_what_does_not_hold_is_denied_after_what_does(gateway: Gateway, block: b
 
 def test_request_like_an_earlier_one_is_known_while_its_time_holds() -> None:
     """What followed from the same fields follows again, but for the time; what is kept of them has a bound."""
-    verifier, now = Verifier({POOL.access_key: pool_client(POOL, POOL)}), time.time()
+    verifier, now = (
+        Verifier({POOL.access_key: Client(POOL.access_key, POOL.secret_key, POOL.session_token, POOL)}),
+        time.time(),
+    )
 
     def known(number: int, late_s: float = 0.0) -> Caller | None:
         head = parse_head(signed(f"/b/{number}", at=now))

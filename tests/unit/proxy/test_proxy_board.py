@@ -145,7 +145,7 @@ def test_lower_tier_waits_until_the_first_is_out() -> None:
 SCRIPT = """
 import random
 import signal
-from s3pool.proxy.run import Signals
+from s3pool.proxy.supervisor import Signals
 signals = Signals()
 signal.signal(signal.SIGALRM, lambda *_: signals.on_signal(signal.SIGHUP, None))
 for _ in range(5000):

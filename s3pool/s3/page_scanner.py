@@ -190,11 +190,13 @@ def split_page(body: bytes, *tags: str) -> Blocks | None:
     templates = tuple(_learn(body, tag) for tag in present)
     if not HEAD.fullmatch(body, 0, first) or not all(template.is_known for template in templates):
         return None
-    # Most pages have one owner and one storage class; a page with several takes a second pass, with no text expected.
-    loose = tuple(RowTemplate(each.tag, tuple(Child(child.name) for child in each.children)) for each in templates)
     usual = _steps(templates[0]) if len(templates) == 1 else None
     found = _split_by_steps(body, usual, first, last) if usual else _split(body, templates, first, last)
-    return found or _split(body, loose, first, last)
+    if found is not None:
+        return found
+    # Most pages have one owner and one storage class; a page with several takes a second pass, with no text expected.
+    loose = (RowTemplate(each.tag, tuple(Child(child.name) for child in each.children)) for each in templates)
+    return _split(body, tuple(loose), first, last)
 
 
 def _learn(body: bytes, tag: str) -> RowTemplate:

@@ -17,6 +17,7 @@ MAX_BUCKET_BYTES = 255  # RGW's relaxed rule; AWS stops at 63 and says so itself
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 NOT_IN_BUCKETS = re.compile(r"[\x00-\x1f\x7f*?\[\]]")
 DOT_NAMES = (".", "..")
+AFTER_SLASH = "0"  # the character behind it: below k stands what lies between k/ and k0
 
 
 def name_bytes(name: str) -> bytes:

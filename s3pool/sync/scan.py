@@ -24,7 +24,7 @@ from s3pool.errors import (
     UnorderedError,
 )
 from s3pool.filters import NameRange, Names, takes_all
-from s3pool.location import name_bytes
+from s3pool.location import AFTER_SLASH, name_bytes
 from s3pool.model import ListPage
 from s3pool.s3.pages import values_of, versions_of
 from s3pool.sync.compare import Batch
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from s3pool.s3.client import S3Client
 
 ODD_COMPONENTS = ("/", "./")
-AFTER_SLASH = "0"  # the character behind it
 PAGES_AHEAD = 4  # of a listing, asked for while the pages before are compared
 PUT_WAIT_S = 0.2  # how long a listing waits for room before it looks whether it is still wanted
 

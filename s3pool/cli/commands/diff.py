@@ -14,14 +14,14 @@ from s3pool.cli.selection import AUTO, add_filter_flags, add_listing_flags, list
 from s3pool.cli.transfers import executor_for, print_summary, watch_health
 from s3pool.errors import NotFoundError, S3PoolError, UnorderedError, UsageError
 from s3pool.filters import NameFilter
-from s3pool.location import LocalPath, Location, S3Path, StdStream, dest_for, name_bytes
+from s3pool.location import AFTER_SLASH, LocalPath, Location, S3Path, StdStream, dest_for, name_bytes
 from s3pool.model import Endpoint, ListPage
 from s3pool.s3.client import S3Client
 from s3pool.s3.list_all import list_pages, on_one_node
 from s3pool.s3.paging import iter_pages
 from s3pool.sync.compare import Batch, Entry, merge
 from s3pool.sync.content import DIFFERENT, ONLY_FIRST, ONLY_SECOND, SAME, UNKNOWN, PairComparer, Side, Verdict
-from s3pool.sync.scan import AFTER_SLASH, Ahead, RemoteTree, local_source
+from s3pool.sync.scan import Ahead, RemoteTree, local_source
 from s3pool.transfer.flow import Flow
 from s3pool.transfer.safe_path import local_error
 from s3pool.transfer.tasks import Problem

@@ -14,7 +14,7 @@ from s3pool.cli.parser import switch, text_flag
 from s3pool.cli.selection import AUTO, add_filter_flags, add_listing_flags, list_mode, moment_of
 from s3pool.errors import NotFoundError, RefusedError, UsageError
 from s3pool.filters import NameFilter
-from s3pool.location import S3Path
+from s3pool.location import AFTER_SLASH, S3Path
 from s3pool.model import ObjectAttributes, ObjectInfo, format_iso_time
 from s3pool.record import dataclass
 from s3pool.s3.client import S3Client
@@ -33,7 +33,6 @@ EXAMPLES = (
 )
 
 SUSPENDED = "Suspended"
-AFTER_SLASH = "0"  # the character behind it
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -30,6 +30,7 @@ _PLAIN_KEY = re.compile(r"[A-Za-z0-9/\-._~]*").fullmatch
 QUERY_WORDS_KEPT = 128  # most are the same in every request of a kind, and each is asked for twice: to sign, to send
 MAX_PRELOAD_BYTES = 64 << 20  # no XML answer of S3 is larger; more is not S3
 PRELOAD_BLOCK_BYTES = 65536  # doubled whenever it is full
+KNOWN_BLOCK_BYTES = 1 << 20  # of a body whose length is known: a page of a listing is not copied as its memory grows
 PRELOAD_S = 300.0
 
 
@@ -211,10 +212,10 @@ class Response:
     def _read_within(self, limit: int, take: Callable[[int], bool]) -> tuple[bytearray, bool]:
         """Return what was read up to the end or the limit, in memory that grows with it, and whether it is all."""
         until, filled, buffer = time.monotonic() + self.patience_s, 0, bytearray()
-        most = limit if self.length is None else self.length
+        most, block = (limit, PRELOAD_BLOCK_BYTES) if self.length is None else (self.length, KNOWN_BLOCK_BYTES)
         while filled <= limit and filled != self.length:
             if filled == len(buffer):
-                room = min(max(PRELOAD_BLOCK_BYTES, filled), most - filled)
+                room = min(max(block, filled), most - filled)
                 if not take(room):
                     return buffer, False
                 buffer.extend(bytes(room or 1))

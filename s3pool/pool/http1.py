@@ -170,7 +170,7 @@ class NodeConnection(TcpStream):
             self.write(head + body.content if body.content else head)
             return
         self.write(head)
-        body.send(self)
+        self.send_body(body)
 
     # Sends a head, with a small body behind it, without a look at what the server says.
     send_joined = TcpStream.send_now

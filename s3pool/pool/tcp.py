@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
-from s3pool.body import READ_BLOCK_BYTES, FileSlice, Throttle
+from s3pool.body import READ_BLOCK_BYTES, Body, FileSlice, Throttle
 from s3pool.errors import IntegrityError, ProtocolError, RequestTimeoutError, describe_os_error
 
 JOIN_LIMIT_BYTES = 64 * 1024  # bodies up to this leave in one send with the head
@@ -25,6 +25,7 @@ JOIN_LIMIT_BYTES = 64 * 1024  # bodies up to this leave in one send with the hea
 NO_SENDFILE = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EOVERFLOW)
 IS_LINUX = sys.platform.startswith("linux")
 TCP_QUICKACK = getattr(socket, "TCP_QUICKACK", None)
+RESET, ORDERLY = struct.pack("ii", 1, 0), struct.pack("ii", 0, 0)  # how a connection ends, for SO_LINGER
 QUIET_S = 1.0  # a wait is cut into pieces of this length, so that what befalls the node reaches it
 TIMER_SLACK_S = 0.005  # the kernel may wake a wait this much early
 LEAST_BYTES_PER_S = 1024  # less is no network, but somebody's trick
@@ -219,8 +220,22 @@ class TcpStream:
         self.bytes_sent += sent
         size = len(block)
         if sent < size:
+            self._end_by(RESET)
             view = memoryview(block)
             self._push(lambda left: self._sock.send(view[size - left :]), size - sent)
+
+    def send_body(self, body: Body) -> None:
+        """Send a body whole. A connection that ends before that, also by the death of the process, is reset.
+
+        versitygw stores the half of a body behind which a connection ends in good order.
+        """
+        self._end_by(RESET)
+        body.send(self)
+        self._end_by(ORDERLY)
+
+    def _end_by(self, manner: bytes) -> None:
+        with contextlib.suppress(OSError):
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, manner)
 
     def send_by(self, send: Callable[[int], int], count: int) -> None:
         """Send so many bytes past this class; ``send`` is told how many are left, and returns how many left.

@@ -36,6 +36,8 @@ class Relay:
         # Guards the set of open sockets and the cut, which many threads look at.
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
+        self._servers: set[socket.socket] = set()
+        self._doomed: set[socket.socket] = set()
         self._threads: list[threading.Thread] = []
         self._listener: socket.socket | None = None
         self._reserved: socket.socket | None = None
@@ -87,7 +89,7 @@ class Relay:
         with self._lock:
             sockets = set(self._open)
         for sock in sockets:
-            _reset(sock)
+            (self._doom if sock in self._servers else _reset)(sock)
         for thread in self._threads:
             thread.join(JOIN_S)
         self._threads = []
@@ -135,13 +137,14 @@ class Relay:
             return
         with self._lock:
             self._open.add(server)
+            self._servers.add(server)
         self._spawn(self._pump, client, server, False)
         self._pump(server, client, True)
 
     def _pump(self, source: socket.socket, target: socket.socket, counted: bool) -> None:
         passed = 0
         before = b""
-        with contextlib.suppress(OSError):
+        try:
             while block := source.recv(BLOCK_BYTES):
                 if self._hole:
                     continue
@@ -159,6 +162,9 @@ class Relay:
                 if keep < len(block):
                     _reset(target)
                     break
+        except OSError:
+            if not counted:
+                self._doom(target)
         self._drop(target)
         self._drop(source)
 
@@ -181,10 +187,21 @@ class Relay:
             self.cuts += 1
             return keep
 
-    def _drop(self, sock: socket.socket) -> None:
-        _shut(sock)
+    def _doom(self, server: socket.socket) -> None:
+        """Let a connection to the server end by a reset: a shutdown would tell it that all was sent."""
         with self._lock:
+            self._doomed.add(server)
+        with contextlib.suppress(OSError):
+            server.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            server.shutdown(socket.SHUT_RD)
+
+    def _drop(self, sock: socket.socket) -> None:
+        if sock not in self._doomed:
+            _shut(sock)
+        with self._lock:
+            self._doomed.discard(sock)
             self._open.discard(sock)
+            self._servers.discard(sock)
         sock.close()
 
 

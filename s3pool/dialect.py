@@ -33,6 +33,8 @@ OWN_ETAGS = "etag"  # they have the form of MD5s, and are none
 
 # How servers refuse what they do not know, beside 405 and 501 with any word.
 NOT_UNDERSTOOD = ("BadRequest", "InvalidArgument", "InvalidRequest", "NotImplemented")
+# How MinIO refuses to list a prefix with an empty or a dot component: no key there has one.
+NO_ODD_KEYS = ("XMinioInvalidObjectName", "XMinioInvalidResourceName")
 MISSING_MD5 = "MissingContentMD5"
 PROOFS = 3  # as often an ETag must have been wrong and the object right before no more is read back for it
 

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import compress
 from typing import TYPE_CHECKING
 
-from s3pool.errors import JournalError, LocalNotFoundError, RefusedError, UnorderedError
+from s3pool.dialect import NO_ODD_KEYS
+from s3pool.errors import JournalError, LocalNotFoundError, RefusedError, S3Error, UnorderedError
 from s3pool.location import name_bytes
 from s3pool.sync.compare import (
     COPY,
@@ -332,11 +333,15 @@ class Plan:
         from s3pool.s3.list_all import list_objects
 
         source = self._route.source
-        for info in list_objects(self._source_client, source.bucket, prefix=source.tree_prefix + start):
-            name = info.key[len(source.tree_prefix) :]
-            with contextlib.suppress(RefusedError):
-                plain_name(name)
-                yield name
+        try:
+            for info in list_objects(self._source_client, source.bucket, prefix=source.tree_prefix + start):
+                name = info.key[len(source.tree_prefix) :]
+                with contextlib.suppress(RefusedError):
+                    plain_name(name)
+                    yield name
+        except S3Error as exc:
+            if exc.code not in NO_ODD_KEYS:
+                raise
 
     def _stands_for_directory(self, theirs: Entry) -> bool:
         if self._rules.direction == COPY:

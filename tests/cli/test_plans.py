@@ -205,6 +205,23 @@ def test_a_file_of_an_unusual_key_in_another_range_stays(call: Call, fake: FakeS
     assert ["a", "d/x"] == sorted(str(p.relative_to("there")) for p in Path("there").rglob("*") if p.is_file())
 
 
+def test_ranges_are_synced_where_no_unusual_key_can_be(call: Call, fake: FakeS3, tmp_path: Path) -> None:
+    """MinIO refuses to list d// and d/./, so that no file is there for the sake of such a key."""
+    store(fake, ["a", "e"])
+    fake.quirks.refuses_odd_prefixes = True
+    make_files(tmp_path / "there", ["a", "d/x", "d/y", "e"])
+    lines = [json.dumps(plan_record(index, 2, part)) for index, part in enumerate(ranges_between(["d/x"]))]
+    (tmp_path / "plan").write_text("\n".join(lines))
+
+    codes = [
+        call("sync", "s3/b/p", "there", "--delete", "--shard", f"{index}/2", "--plan", "plan").code
+        for index in range(2)
+    ]
+
+    assert [0, 0] == codes
+    assert ["a", "e"] == sorted(str(p.relative_to("there")) for p in Path("there").rglob("*") if p.is_file())
+
+
 def test_a_walk_enters_no_directory_of_another_shard(
     call: Call, fake: FakeS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plan: list[tuple[str, ...]]
 ) -> None:

@@ -31,6 +31,9 @@ MinIO | ListMultipartUploads tells what the asked process began, and takes a pre
 MinIO | an object x hides x/y from every listing, also from one of x/ | rb --force, rm -r, mv -r and sync --delete
   list again as long as something went; cp -r cannot see such keys |
   test_dialects.py::test_what_a_deletion_bares_goes_too
+MinIO | refuses to list a prefix with an empty or a dot component (400 XMinioInvalidObjectName) | no key there has
+  any: sync --delete of a range takes that for an empty list |
+  test_plans.py::test_ranges_are_synced_where_no_unusual_key_can_be
 MinIO | walks all drives for every listing that no token leads on | it is listed by one request after another, also
   with --jobs | ../unit/s3/test_scheduler.py::test_minio_is_followed_by_one_chain_of_tokens
 MinIO | answers 503 SlowDownWrite to a name of more than 255 bytes between slashes | no second attempt; the message

@@ -129,9 +129,14 @@ def list_v1(call: Call) -> Reply:
 
 def _prepare(call: Call) -> tuple[Bucket, Query, Scribe]:
     bucket = call.store.bucket(call.bucket)
+    prefix = call.query.get("prefix", "")
+    if call.quirks.refuses_odd_prefixes and "//" in prefix:
+        raise S3Fault(400, "XMinioInvalidObjectName", "Object name contains unsupported characters.")
+    if call.quirks.refuses_odd_prefixes and {".", ".."} & set(prefix.split("/")):
+        raise S3Fault(400, "XMinioInvalidResourceName", "Resource name contains bad components")
     encoded = call.query.get("encoding-type") == "url" and call.quirks.encoding
     limit = read_number(call.query.get("max-keys", ""), "max-keys", 1000)
-    query = Query(call.query.get("prefix", ""), call.query.get("delimiter", ""), max_keys=limit)
+    query = Query(prefix, call.query.get("delimiter", ""), max_keys=limit)
     query.skips_subtrees, query.hides_below = call.quirks.skips_subtrees, call.quirks.hides_below
     if call.quirks.short_pages:
         query.max_keys = min(limit, call.quirks.short_pages)

@@ -103,6 +103,7 @@ class Quirks:
     uploads_by_node: bool = False  # a node lists the uploads that it began, or those of one key, as MinIO does
     bare_uploads: bool = False  # a list of uploads has no IsTruncated, as gofakes3's
     hides_below: bool = False  # listings leave out what is below the name of an object, as MinIO's do
+    refuses_odd_prefixes: bool = False  # of empty or dot components, as MinIO does: no key there has any
     lock_wants_md5: bool = False  # bodies go into a bucket with a lock with a digest alone
     has_quorum: bool = True  # False: /minio/health/cluster says that the set cannot work
 

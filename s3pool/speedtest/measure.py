@@ -347,7 +347,7 @@ def total_of(lanes: Iterable[Mapping[str, Samples]]) -> Samples:
     """Add up what lanes did."""
     total = Samples()
     for lane in lanes:
-        for tally in lane.values():
+        for tally in list(lane.values()):  # a lane that was left behind may yet get its answer
             total.merge(tally)
     return total
 

@@ -416,3 +416,25 @@ def test_a_node_that_is_five_times_slower_is_named(requests: int, spread: float)
 
     assert all(names <= {"node2"} for names in named)
     assert sum(names == {"node2"} for names in named) >= RUNS - 2
+
+
+class LateSamples(Samples):
+    """Those of a lane that gets its late answer while it is added up."""
+
+    def __init__(self, lane: dict[str, Samples]) -> None:
+        super().__init__()
+        self.lane = lane
+
+    def __getattribute__(self, name: str) -> object:
+        if name == "times":
+            self.lane["late"] = Samples()
+        return super().__getattribute__(name)
+
+
+def test_a_late_answer_does_not_break_the_sum() -> None:
+    """A lane that hung goes on when the results are told."""
+    lane: dict[str, Samples] = {}
+    lane["node"] = LateSamples(lane)
+
+    assert 0 == total_of([lane]).errors
+    assert ["node", "late"] == list(lane)

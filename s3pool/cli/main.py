@@ -78,18 +78,23 @@ def _settle_memory() -> None:
 
 def main_of_part() -> int:
     """Run one shard of a command, for the process whose pipes the two arguments number."""
-    from s3pool.cli.progress import Part
+    from s3pool.cli.progress import HELD_BY_PARTS, Part
 
     _settle_memory()
     part = Part(*map(int, sys.argv[1:]))
-    with signals_raise(SIGNALS):
-        # Loaded while the plan is being made: every command by shards needs them.
-        import s3pool.cli.context
-        import s3pool.s3.parallel
-        import s3pool.session  # noqa: F401
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # at its very end as well it prints no traceback
+    try:
+        with signals_raise(SIGNALS):
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_BY_PARTS)
+            # Loaded while the plan is being made: every command by shards needs them.
+            import s3pool.cli.context
+            import s3pool.s3.parallel
+            import s3pool.session  # noqa: F401
 
-        words = part.wait_for_start()
-        return _run(words, Output(), environ=os.environ, part=part) if words else output.DONE
+            words = part.wait_for_start()
+            return _run(words, Output(), environ=os.environ, part=part) if words else output.DONE
+    except KeyboardInterrupt as exc:
+        return output.code_of_interrupt(exc)
 
 
 def _run(words: list[str], out: Output, *, environ: Mapping[str, str], part: Part | None = None) -> int:

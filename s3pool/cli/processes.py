@@ -21,7 +21,7 @@ from typing import IO, Any
 
 from s3pool.cli.context import Context
 from s3pool.cli.output import DONE, FAILED, Terminated, combined
-from s3pool.cli.progress import RunProgress
+from s3pool.cli.progress import HELD_BY_PARTS, RunProgress
 from s3pool.cli.selection import make_plan
 from s3pool.cli.transfers import note_not_kept, print_summary, summary_text
 from s3pool.errors import S3PoolError, UnorderedError
@@ -119,7 +119,12 @@ def _plan(ctx: Context, tree: Location | None, count: int, *, is_source: bool) -
 def _started(count: int, ctx: Context, stdin: bytes | None) -> Iterator[list[_Child]]:
     children: list[_Child] = []
     try:
-        children += (_start(index, ctx, stdin) for index in range(count))
+        # They inherit the mask, and lift it when they can tell of a signal otherwise than by a traceback of imports.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BY_PARTS)
+        try:
+            children += (_start(index, ctx, stdin) for index in range(count))
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         yield children
     finally:
         for child in children:
@@ -248,6 +253,8 @@ class Parts:
         code = child.process.wait()
         if code >= 0:
             return code
+        if self.interrupt is not None and -code in HELD_BY_PARTS:
+            return FAILED  # it was about to end when the signal was passed on
         name = signal.Signals(-code).name
         text = (
             f"shard {child.index} of {len(self._children)} was killed by {name}: the same command again does the rest"

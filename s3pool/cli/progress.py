@@ -30,6 +30,7 @@ BESIDE_NAME = 60  # cells of bar and figures that a name leaves, where the line 
 BESIDE_REST = LEAST_NAME_WIDTH + 12  # cells of name, bar and blanks that the figures leave
 REFRESHES_PER_S = 5.0
 REPORT_INTERVAL_S = 0.2  # of a shard's process
+HELD_BY_PARTS = (signal.SIGINT, signal.SIGTERM)  # until they can tell of a signal: a parent passes these on
 MODES = ("bar", "plain", "none")
 
 

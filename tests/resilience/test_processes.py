@@ -264,6 +264,36 @@ def test_signals_end_all_processes(
     assert not any(Path(f"/proc/{child}").exists() for child in children)
 
 
+# At the start of a process: the last shard interrupts the parent, and each waits until the signal is passed on.
+WHILE_SHARDS_LOAD = f"""
+import os, signal, sys
+if "-c" in sys.orig_argv:
+    open(f"{{os.environ['SHARDS']}}/{{os.getpid()}}", "w").close()
+    if len(os.listdir(os.environ["SHARDS"])) == {N[1]}:
+        os.kill(os.getppid(), signal.NUMBER)
+    while not signal.sigpending():
+        pass
+"""
+
+
+@pytest.mark.parametrize(("number", "word"), [(signal.SIGINT, b"interrupted"), (signal.SIGTERM, b"terminated")])
+def test_a_signal_while_shards_load_is_told_in_a_word(
+    run_cli: CliRunner, fake: FakeS3, tmp_path: Path, number: signal.Signals, word: bytes
+) -> None:
+    """No traceback of what was being imported, and no talk of shards that were killed."""
+    store(fake, ["x"])
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    (tmp_path / "sitecustomize.py").write_text(WHILE_SHARDS_LOAD.replace("NUMBER", number.name))
+    env = {"PYTHONPATH": f"{tmp_path}:{run_cli.full_environ()['PYTHONPATH']}", "SHARDS": str(shards)}
+    result = run_cli("rm", "-r", "--force", "s3/b/p", *N, env=env)
+
+    assert 128 + number == result.code
+    assert b"Traceback" not in result.stderr
+    assert b"was killed by" not in result.stderr
+    assert 1 == result.stderr.count(word)
+
+
 def test_a_closed_pipe_ends_all_processes(run_cli: CliRunner, fake: FakeS3) -> None:
     """As head(1) does it."""
     store(fake)

@@ -241,6 +241,19 @@ def test_a_history_that_breaks_off_loses_nothing(history: FakeS3, call: Call) ->
     assert BEFORE == versions(history)
 
 
+def test_a_key_stays_whose_newest_version_is_not_listed_first(history: FakeS3, call: Call) -> None:
+    """What came later cannot be told from such a list, and a version that goes is gone for good."""
+    put_version(history, "bkt", "p/changed", None, 4)
+    before = versions(history)
+    history.quirks.markers_apart = True
+
+    result = call("undo", "--force", "--at", FIRST, "s3/bkt/p/changed", "s3/bkt/p/deleted")
+
+    assert (6, "", before) == (result.code, result.out, versions(history))
+    assert "s3/bkt/p/changed was left as it is: the server does not list its newest version first" in result.err
+    assert "s3/bkt/p/deleted was left as it is" in result.err
+
+
 def test_an_interrupted_run_goes_on(history: FakeS3, run_cli: CliRunner) -> None:
     """The listing of versions is all that a second run needs."""
     run_cli.environ.update(history.environment)

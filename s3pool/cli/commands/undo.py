@@ -141,7 +141,11 @@ class Undo:
         """Yield the tasks, key by key, while the versions are listed."""
         for key, versions in groupby(infos, attrgetter("key")):
             later, then = self._split(versions)
-            steps = list(self._steps(key, later, then)) if later else []
+            newest = later[0] if later else then
+            if newest is not None and not newest.is_latest:  # versitygw names a page's delete markers apart
+                steps: list[Step] = [self._refusal(key, "the server does not list its newest version first")]
+            else:
+                steps = list(self._steps(key, later, then)) if later else []
             self.changed += bool(steps)
             self.unchanged += not steps
             yield from steps

@@ -182,20 +182,22 @@ def list_versions(call: Call) -> Reply:
     bucket, query, scribe = _prepare(call)
     key_marker, id_marker = call.query.get("key-marker", ""), call.query.get("version-id-marker", "")
     rows: list[str] = []
+    markers: list[str] = []
     groups: list[str] = []
     last: Version | None = None
     truncated = False
     for version, group in _iter_versions(bucket, query, key_marker, id_marker):
         if group and group in groups[-1:]:
             continue
-        if len(rows) + len(groups) == query.max_keys:
+        if len(rows) + len(markers) + len(groups) == query.max_keys:
             truncated = query.max_keys > 0
             break
         last = version
         if group:
             groups.append(group)
         else:
-            rows.append(scribe.version(version, latest=bucket.versions[version.key][0] is version))
+            part = markers if version.marker and call.quirks.markers_apart else rows
+            part.append(scribe.version(version, latest=bucket.versions[version.key][0] is version))
     tail = []
     if truncated and last is not None:
         marker = groups[-1] if groups and last.key.startswith(groups[-1]) else last.key
@@ -209,6 +211,7 @@ def list_versions(call: Call) -> Reply:
         element("MaxKeys", query.max_keys),
         element("IsTruncated", str(truncated).lower()),
         *rows,
+        *markers,
         scribe.groups(groups),
         *tail,
         element("EncodingType", "url") if scribe.encoded else "",

@@ -104,6 +104,7 @@ class Quirks:
     bare_uploads: bool = False  # a list of uploads has no IsTruncated, as gofakes3's
     hides_below: bool = False  # listings leave out what is below the name of an object, as MinIO's do
     refuses_odd_prefixes: bool = False  # of empty or dot components, as MinIO does: no key there has any
+    markers_apart: bool = False  # a page of versions names its delete markers behind them, as versitygw's do
     lock_wants_md5: bool = False  # bodies go into a bucket with a lock with a digest alone
     has_quorum: bool = True  # False: /minio/health/cluster says that the set cannot work
 

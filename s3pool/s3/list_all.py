@@ -8,7 +8,7 @@ from copy import copy
 from functools import partial
 from typing import TYPE_CHECKING
 
-from s3pool.errors import NotFoundError, TransportError
+from s3pool.errors import NotFoundError, RefusedError, TransportError
 from s3pool.location import S3Path
 from s3pool.model import SEQUENTIAL, Endpoint, ListMode, ListPage, ObjectInfo, UploadInfo, format_iso_time
 from s3pool.record import replace
@@ -152,12 +152,18 @@ def list_past_pages(
 
     Of each key that is the newest version that was there, with its version id; a key that was
     deleted then, or not there yet, is left out, and so is a prefix without any other key.
+
+    Raises RefusedError: the newest version of a key does not come first, as where delete markers stand apart.
     """
-    settled = None  # the key whose version at the moment is known
+    last = settled = None  # the key that was met last, and the one whose version at the moment is known
     mode = replace(mode, ordered=True)  # the versions of a key follow each other
     for page in list_version_pages(client, bucket, delimiter=delimiter, mode=mode, **bounds):
         objects = []
         for info in page.objects:
+            if info.key != last and not info.is_latest:
+                text = S3Path(bucket, info.key).text
+                raise RefusedError(f"the server does not list the newest version of {text} first: its past is unknown")
+            last = info.key
             if info.key != settled and info.mtime <= at:
                 settled = info.key
                 if not info.is_delete_marker:

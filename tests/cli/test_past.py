@@ -64,6 +64,23 @@ def test_listings_of_the_past(
     assert [f"s3/b/{name}" for name in expected] == names(call, *words, "--at", at)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [("ls", "-r"), ("du",), ("find",), ("cp", "-r", "s3/b/p", "s3/b/t"), ("sync", "--delete", "s3/b/p", "s3/b/t")],
+    ids=lambda words: words[0],
+)
+def test_no_past_is_made_of_versions_without_order(history: FakeS3, call: Call, words: tuple[str, ...]) -> None:
+    """Where a page names its delete markers apart, what was deleted then would be there, and copied."""
+    history.quirks.markers_apart = True
+    history.store.add("b", "t/deleted", b"kept")
+
+    result = call(*words, "--at", SECOND, *(() if words[0] in ("cp", "sync") else ("s3/b/p/",)))
+
+    assert 6 == result.code, result.err
+    assert "the server does not list the newest version of s3/b/p/deleted first" in result.err
+    assert b"kept" == history.store.bodies("b")["t/deleted"]
+
+
 def test_sizes_of_the_past(history: FakeS3, call: Call) -> None:
     """In key order and by many requests at once alike."""
     for words in ((), ("--jobs", "4"), ("-d", "1")):
